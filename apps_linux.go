@@ -1,0 +1,334 @@
+package sidestep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"sidestep/api"
+	"sidestep/internal/datapath"
+	"sidestep/internal/identity"
+	"sidestep/policy"
+)
+
+// app is an app of the policy as the engine enforces it.
+type app struct {
+	savedApp
+	target identity.Target
+	err    error // why the path could not be resolved last time; target is then the last that could
+}
+
+func (a app) state() api.AppState {
+	if a.target.Exists {
+		return api.Active
+	}
+	return api.Missing
+}
+
+// loadPolicy takes the apps of the state directory, without those that came from an earlier configuration only, and
+// adds the configured ones.
+func (e *Engine) loadPolicy() error {
+	var saved savedPolicy
+	if err := readState(e.opts.State, policyFile, &saved); err != nil {
+		return err
+	}
+	for _, s := range saved.Apps {
+		parsed, err := policy.ParsePath(s.Path)
+		if err != nil {
+			return fmt.Errorf("state file %s is damaged: %w", e.file(policyFile), err)
+		}
+		s.App = parsed
+		if s.Configured && !e.opts.Exclude.Has(s.Path) {
+			continue
+		}
+		e.apps = append(e.apps, app{savedApp: s})
+	}
+	e.apps = withConfigured(e.apps, e.opts.Exclude)
+	return nil
+}
+
+func withConfigured(apps []app, p policy.Policy) []app {
+	for _, a := range p.Apps {
+		if index(apps, a.Path) < 0 {
+			apps = append(apps, app{savedApp: savedApp{App: a, Configured: true}})
+		}
+	}
+	return apps
+}
+
+func index(apps []app, path string) int {
+	return slices.IndexFunc(apps, func(a app) bool { return a.Path == path })
+}
+
+// enforce puts the loaded policy in force for the first time. An app whose path can't be resolved is no reason not to
+// enforce the others: it is complained of, and tried again when what is on the way changes.
+func (e *Engine) enforce(ctx context.Context) error {
+	apps := slices.Clone(e.apps)
+	for i := range apps {
+		apps[i].resolve()
+	}
+	return e.set(ctx, apps)
+}
+
+func (a *app) resolve() {
+	target, err := identity.Resolve(a.App)
+	a.err = err
+	if err == nil || a.target.Path == "" {
+		a.target = target
+	}
+}
+
+// set makes apps the policy: in the kernel, then on disk, then in what we remember. If either fails, the policy is what
+// it was before.
+func (e *Engine) set(ctx context.Context, apps []app) error {
+	for i := range apps {
+		if apps[i].ID != 0 {
+			continue
+		}
+		id, err := e.kernel.NewApp()
+		if err != nil {
+			return err
+		}
+		apps[i].ID = id
+	}
+	e.remember(apps) // events of apps that are being added must find their names
+	if err := e.kernel.Set(ctx, e.compile(apps)); err != nil {
+		e.remember(e.apps)
+		return fmt.Errorf("put the policy in force: %w", err)
+	}
+	saved := savedPolicy{Version: 1, Apps: []savedApp{}}
+	for _, a := range apps {
+		saved.Apps = append(saved.Apps, a.savedApp)
+	}
+	if err := writeState(e.opts.State, policyFile, saved); err != nil {
+		e.remember(e.apps)
+		return errors.Join(err, e.kernel.Set(context.WithoutCancel(ctx), e.compile(e.apps)))
+	}
+	e.apps = apps
+	e.remember(apps)
+	targets := make([]identity.Target, len(apps))
+	for i, a := range apps {
+		targets[i] = a.target
+	}
+	e.watcher.Set(targets)
+	return nil
+}
+
+// remember keeps the apps' names for the goroutine that reports events.
+func (e *Engine) remember(apps []app) {
+	names := map[uint32]string{datapath.Launched: policy.LaunchedBy}
+	for _, a := range slices.Concat(e.apps, apps) {
+		names[a.ID] = a.Path
+	}
+	e.names.Store(&names)
+}
+
+// compile lowers the apps to what the kernel looks up.
+func (e *Engine) compile(apps []app) []datapath.App {
+	hasher := identity.NewHasher(e.kernel.Seed())
+	all := make([]datapath.App, 0, len(apps))
+	for _, a := range apps {
+		k := datapath.App{ID: a.ID}
+		if a.target.Identity != (identity.File{}) {
+			k.Rules = datapath.RulesFor(hasher, a.target)
+		}
+		if a.target.Script {
+			target := a.target
+			k.Running = func() []int { return identity.RunningScript(target) }
+		}
+		all = append(all, k)
+	}
+	return all
+}
+
+// resolveAgain follows links, mounts and files that have changed.
+func (e *Engine) resolveAgain(ctx context.Context) error {
+	apps := slices.Clone(e.apps)
+	for i := range apps {
+		apps[i].resolve()
+	}
+	if reflect.DeepEqual(apps, e.apps) {
+		return nil
+	}
+	for i, a := range apps {
+		if a.target.Canonical != e.apps[i].target.Canonical || a.state() != e.apps[i].state() {
+			e.opts.Log.Info("path changed", "app", a.Path, "resolved", a.target.Canonical, "state", a.state())
+		}
+	}
+	return e.set(ctx, apps)
+}
+
+// Exclude adds apps to the policy and returns when that is in force, for running and for future processes. Paths are as
+// policy.ParsePath takes them. It does all or nothing.
+func (e *Engine) Exclude(ctx context.Context, paths []string) (api.Changes, error) {
+	wanted, err := parse(paths)
+	if err != nil {
+		return api.Changes{}, err
+	}
+	var changes api.Changes
+	err = e.do(ctx, func() error {
+		apps := slices.Clone(e.apps)
+		var added []string
+		for _, a := range wanted.Apps {
+			if index(apps, a.Path) >= 0 {
+				continue
+			}
+			n, err := admit(a)
+			if err != nil {
+				return err
+			}
+			apps = append(apps, n)
+			added = append(added, a.Path)
+		}
+		return e.change(ctx, apps, wanted, added, nil, &changes)
+	})
+	return changes, err
+}
+
+// Include takes apps out of the policy and returns when that is in force. It does all or nothing.
+func (e *Engine) Include(ctx context.Context, paths []string) (api.Changes, error) {
+	unwanted, err := parse(paths)
+	if err != nil {
+		return api.Changes{}, err
+	}
+	var changes api.Changes
+	err = e.do(ctx, func() error {
+		apps := slices.Clone(e.apps)
+		var removed []string
+		for _, a := range unwanted.Apps {
+			i := index(apps, a.Path)
+			if i < 0 {
+				return &api.Error{
+					Code: api.CodeNotFound, Message: a.Path + " is not in the policy",
+					Hint: "`sidestep apps` lists what is",
+				}
+			}
+			apps = slices.Delete(apps, i, i+1)
+			removed = append(removed, a.Path)
+		}
+		return e.change(ctx, apps, unwanted, nil, removed, &changes)
+	})
+	return changes, err
+}
+
+// Replace makes paths the whole policy and returns when that is in force. It does all or nothing.
+func (e *Engine) Replace(ctx context.Context, paths []string) (api.Changes, error) {
+	wanted, err := parse(paths)
+	if err != nil {
+		return api.Changes{}, err
+	}
+	var changes api.Changes
+	err = e.do(ctx, func() error { return e.replace(ctx, wanted, &changes) })
+	return changes, err
+}
+
+func (e *Engine) replace(ctx context.Context, wanted policy.Policy, changes *api.Changes) error {
+	var apps []app
+	var added, removed []string
+	named := wanted
+	for _, a := range wanted.Apps {
+		if i := index(e.apps, a.Path); i >= 0 {
+			apps = append(apps, e.apps[i])
+			continue
+		}
+		n, err := admit(a)
+		if err != nil {
+			return err
+		}
+		apps = append(apps, n)
+		added = append(added, a.Path)
+	}
+	for _, a := range e.apps {
+		if !wanted.Has(a.Path) {
+			removed = append(removed, a.Path)
+			named, _ = named.With(a.App)
+		}
+	}
+	return e.change(ctx, apps, named, added, removed, changes)
+}
+
+// Reload takes over changed options, as far as they can change while running: the configured apps, and the names of
+// tunnels and uplink. It does all or nothing.
+func (e *Engine) Reload(ctx context.Context, o Options) error {
+	o, err := o.withDefaults()
+	if err != nil {
+		return err
+	}
+	if o.State != e.opts.State || !sameNumbers(o.routing(), e.opts.routing()) {
+		return errors.New("the state directory and the numbers of mark, table, rule and protocol only change with a restart")
+	}
+	return e.do(ctx, func() error {
+		apps := slices.Clone(e.apps)
+		apps = slices.DeleteFunc(apps, func(a app) bool { return a.Configured && !o.Exclude.Has(a.Path) })
+		apps = withConfigured(apps, o.Exclude)
+		for i := range apps {
+			apps[i].resolve()
+		}
+		if err := e.set(ctx, apps); err != nil {
+			return err
+		}
+		e.opts = o
+		return e.follow(ctx, *e.latest.Load())
+	})
+}
+
+func parse(paths []string) (policy.Policy, error) {
+	p, err := policy.Parse(paths)
+	if err != nil {
+		return p, &api.Error{Code: api.CodeBadPath, Message: err.Error()}
+	}
+	return p, nil
+}
+
+// admit resolves a new app, and refuses one that would not mean what the user expects.
+func admit(a policy.App) (app, error) {
+	n := app{savedApp: savedApp{App: a}}
+	n.resolve()
+	switch {
+	case errors.Is(n.err, identity.ErrIsDirectory):
+		return n, &api.Error{
+			Code: api.CodeBadPath, Message: a.Path + " is a directory",
+			Hint: fmt.Sprintf("write %s/ to exclude every program below it", a.Path),
+		}
+	case errors.Is(n.err, identity.ErrNotDirectory):
+		return n, &api.Error{
+			Code: api.CodeBadPath, Message: a.Path + " is not a directory",
+			Hint: "leave the final / away to exclude a program",
+		}
+	case n.err != nil:
+		return n, &api.Error{Code: api.CodeInternal, Message: fmt.Sprintf("exclude %s: %v", a.Path, n.err)}
+	}
+	return n, nil
+}
+
+// change puts apps in force and reports what became of each named path.
+func (e *Engine) change(ctx context.Context, apps []app, named policy.Policy, added, removed []string, c *api.Changes) error {
+	if len(added)+len(removed) > 0 {
+		if err := e.set(ctx, apps); err != nil {
+			return err
+		}
+	}
+	c.Version, c.Changes = api.Version, []api.Change{}
+	for _, n := range named.Apps {
+		ch := api.Change{Path: n.Path, Result: "unchanged"}
+		if i := index(apps, n.Path); i >= 0 {
+			ch.State, ch.Script = apps[i].state(), apps[i].target.Script
+		}
+		switch {
+		case slices.Contains(added, n.Path):
+			ch.Result = "excluded"
+			e.events.send(api.Event{Kind: api.EventExcluded, App: n.Path})
+		case slices.Contains(removed, n.Path):
+			ch.Result = "included"
+			e.events.send(api.Event{Kind: api.EventIncluded, App: n.Path})
+		}
+		if ch.Result != "unchanged" {
+			e.opts.Log.Info(ch.Result, "app", n.Path)
+		}
+		c.Changes = append(c.Changes, ch)
+	}
+	e.reportClassified(added)
+	return nil
+}

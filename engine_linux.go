@@ -1,0 +1,256 @@
+package sidestep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"sidestep/api"
+	"sidestep/internal/datapath"
+	"sidestep/internal/identity"
+	"sidestep/internal/mountinfo"
+	"sidestep/internal/netmon"
+	"sidestep/internal/route"
+)
+
+// Engine enforces a policy in one network namespace. Its methods may be called from any goroutine while Run runs;
+// before that and after it they return an *api.Error with code unavailable.
+type Engine struct {
+	opts  Options
+	lock  *os.File
+	netns string // as in the link /proc/PID/ns/net
+
+	kernel  *datapath.Datapath
+	monitor *netmon.Monitor
+	routes  *route.Actuator
+	watcher *identity.Watcher
+
+	calls     chan func()   // run by the owner of what follows
+	snapshots chan struct{} // latest has something new
+	latest    atomic.Pointer[netmon.Snapshot]
+	stale     chan struct{} // targets may have to be resolved again
+	ready     chan struct{}
+	done      chan struct{}
+	events    broadcast
+	names     atomic.Pointer[map[uint32]string] // apps by number, for events
+
+	// Owned by Run's goroutine.
+	state  api.State
+	apps   []app
+	plan   route.Plan
+	routed error // why the plan is not in force
+}
+
+// New makes an engine for the network namespace of the calling thread, and takes over what an earlier one left in
+// force. Call it on a thread that stays in that namespace until New returns; the engine itself may run anywhere.
+func New(o Options) (*Engine, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		opts:      o,
+		calls:     make(chan func()),
+		snapshots: make(chan struct{}, 1),
+		stale:     make(chan struct{}, 1),
+		ready:     make(chan struct{}),
+		done:      make(chan struct{}),
+		state:     api.Starting,
+	}
+	if err := e.open(); err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// open acquires everything in the order in which it is needed. What fails is undone by close.
+func (e *Engine) open() (err error) {
+	if e.lock, err = lockState(e.opts.State); err != nil {
+		return err
+	}
+	if e.netns, err = os.Readlink("/proc/thread-self/ns/net"); err != nil {
+		return fmt.Errorf("find the network namespace: %w", err)
+	}
+	if err := e.loadPolicy(); err != nil {
+		return err
+	}
+	if e.monitor, err = netmon.New(); err != nil {
+		return err
+	}
+	if err := e.openRoutes(); err != nil {
+		return err
+	}
+	if e.watcher, err = identity.NewWatcher(); err != nil {
+		return err
+	}
+	mount, err := mountBPF(e.opts.Log)
+	if err != nil {
+		return err
+	}
+	cgroup, err := mountinfo.Cgroup2Root()
+	if err != nil {
+		return err
+	}
+	e.kernel, err = datapath.Open(datapath.Options{
+		Pins: pinsOf(mount, e.opts.State), Cgroup: cgroup, Mask: e.opts.routing().Mask,
+	})
+	if err != nil {
+		return fmt.Errorf("open the datapath: %w", err)
+	}
+	if e.kernel.Adopted() {
+		e.opts.Log.Info("took over the datapath that was in force")
+	}
+	return nil
+}
+
+// close lets go of everything; what is in force in the kernel stays.
+func (e *Engine) close() error {
+	var errs []error
+	if e.kernel != nil {
+		errs = append(errs, e.kernel.Close())
+	}
+	if e.watcher != nil {
+		errs = append(errs, e.watcher.Close())
+	}
+	if e.routes != nil {
+		errs = append(errs, e.routes.Close())
+	}
+	if e.monitor != nil {
+		errs = append(errs, e.monitor.Close())
+	}
+	if e.lock != nil {
+		errs = append(errs, e.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Ready is closed once the policy is in force.
+func (e *Engine) Ready() <-chan struct{} { return e.ready }
+
+// Run enforces the policy until ctx ends, then takes everything back in the safe order and returns nil. An error means
+// that the engine could not go on; what is in force stays in force, for the next engine or for [Clean].
+// Run may be called once.
+func (e *Engine) Run(ctx context.Context) error {
+	defer e.events.close()
+	defer close(e.done)
+	err := e.run(ctx)
+	if err == nil {
+		err = e.takeBack()
+	}
+	return errors.Join(err, e.close())
+}
+
+// run starts the sensors, puts the policy in force and then serves whatever comes, one at a time.
+func (e *Engine) run(ctx context.Context) error {
+	snap, err := e.monitor.Snapshot()
+	if err != nil {
+		return fmt.Errorf("read the network: %w", err)
+	}
+	// The way out comes before the first mark, so a marked packet always has one.
+	if err := e.follow(ctx, snap); err != nil {
+		return err
+	}
+	if err := e.enforce(ctx); err != nil {
+		return err
+	}
+	e.setState(e.judge())
+	close(e.ready)
+	g, sensing := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return e.monitor.Run(sensing, func(s netmon.Snapshot) {
+			e.latest.Store(&s)
+			signal(e.snapshots)
+		})
+	})
+	g.Go(func() error { return e.watcher.Run(sensing, func() { signal(e.stale) }) })
+	g.Go(func() error { return e.kernel.Run(sensing, e.onKernelEvent, e.events.lost) })
+	g.Go(func() error { return e.serve(sensing) })
+	err = g.Wait()
+	if ctx.Err() != nil {
+		return nil // what the sensors say of being stopped is no news
+	}
+	return err
+}
+
+// retryAfter is how long a network or a path that could not be followed is left alone.
+const retryAfter = time.Second
+
+// serve owns the engine's state: everything that reads or changes it happens here.
+func (e *Engine) serve(ctx context.Context) error {
+	retry := time.NewTimer(retryAfter)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case call := <-e.calls:
+			call()
+		case <-e.snapshots:
+			e.logged("follow the network", e.follow(ctx, *e.latest.Load()))
+		case <-e.stale:
+			e.logged("resolve the policy's paths", e.resolveAgain(ctx))
+		case <-retry.C:
+			if e.routed != nil {
+				e.logged("follow the network", e.follow(ctx, *e.latest.Load()))
+			}
+			retry.Reset(retryAfter)
+			continue
+		}
+		e.setState(e.judge())
+	}
+}
+
+func (e *Engine) logged(what string, err error) {
+	if err != nil {
+		e.opts.Log.Error(what, "error", err)
+	}
+}
+
+// takeBack undoes everything: first every app is included, so that nothing is marked any more, then the programs that
+// mark go, and the routes that marks need go last.
+func (e *Engine) takeBack() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := e.kernel.Set(ctx, nil); err != nil {
+		return fmt.Errorf("include every app: %w", err)
+	}
+	if err := e.kernel.Remove(); err != nil {
+		return fmt.Errorf("remove the datapath: %w", err)
+	}
+	e.kernel = nil
+	if _, err := e.routes.Clean(ctx); err != nil {
+		return fmt.Errorf("remove rules and routes: %w", err)
+	}
+	if err := os.Remove(e.file(networkFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove state: %w", err)
+	}
+	e.opts.Log.Info("took everything back")
+	return nil
+}
+
+// do runs fn on the goroutine that owns the state.
+func (e *Engine) do(ctx context.Context, fn func() error) error {
+	result := make(chan error, 1)
+	select {
+	case e.calls <- func() { result <- fn() }:
+		return <-result
+	case <-e.done:
+		return &api.Error{Code: api.CodeUnavailable, Message: "the engine has stopped"}
+	case <-ctx.Done():
+		return &api.Error{Code: api.CodeUnavailable, Message: "the engine is busy: " + ctx.Err().Error()}
+	}
+}
+
+// signal leaves word that something happened, unless such word is waiting already.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

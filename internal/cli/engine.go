@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"context"
+
+	"sidestep"
+	"sidestep/internal/config"
+)
+
+// EngineHooks are the hooks of the real engine.
+func EngineHooks() Hooks {
+	return Hooks{
+		Daemon: func(_ context.Context, o DaemonOptions) (Daemon, error) {
+			opts := engineOptions(o.Config)
+			opts.Log = o.Log
+			e, err := sidestep.New(opts)
+			if err != nil {
+				return nil, err
+			}
+			return engine{e, opts}, nil
+		},
+		Clean: func(_ context.Context, o CleanOptions) ([]string, error) { return sidestep.Clean(o.State) },
+	}
+}
+
+// engine is a sidestep.Engine that reloads from a configuration file.
+type engine struct {
+	*sidestep.Engine
+	opts sidestep.Options
+}
+
+func (e engine) Reload(ctx context.Context, c config.Config) error {
+	opts := engineOptions(c)
+	opts.Log = e.opts.Log
+	return e.Engine.Reload(ctx, opts)
+}
+
+func engineOptions(c config.Config) sidestep.Options {
+	return sidestep.Options{
+		State: c.State, Exclude: c.Exclude, Tunnels: c.Tunnels, Uplink: c.Uplink,
+		MarkMask: c.MarkMask, Table: c.Table, Priority: uint32(c.Priority), Protocol: uint8(c.Protocol),
+	}
+}

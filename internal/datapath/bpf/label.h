@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Labels: making them, checking that they belong to this very process and image, and making them good.
+ *
+ * Invariant: a label is believed only if its start time is the group leader's and its exec_id is the image's. One with
+ * the right start and an older exec_id is what the same process was before an exec that was missed: its apps are
+ * inherited, its own ones too.
+ */
+#ifndef SIDESTEP_LABEL_H
+#define SIDESTEP_LABEL_H
+
+#include "identify.h"
+
+#define ANCESTORS_MAX 1024
+
+static __always_inline struct label *label_of_process(__u32 tgid, __u64 start)
+{
+	struct label *l = bpf_map_lookup_elem(&labels, &tgid);
+
+	return l && l->start == start ? l : NULL;
+}
+
+static __always_inline __u32 cause_of(const struct label *l, __u32 app, __u32 index)
+{
+	if (app == APP_LAUNCHED)
+		return CAUSE_LAUNCHED;
+	return index < l->own ? CAUSE_LISTED : CAUSE_INHERITED;
+}
+
+static __always_inline void emit(__u32 kind, struct task_struct *t, __u32 app, __u32 cause, __u32 reason)
+{
+	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+
+	if (!e) {
+		count(STAT_EVENTS_LOST);
+		return;
+	}
+	e->time = bpf_ktime_get_boot_ns();
+	e->kind = kind;
+	e->tgid = t->tgid;
+	e->ppid = t->real_parent->tgid;
+	e->app = app;
+	e->cause = cause;
+	e->reason = reason;
+	if (bpf_probe_read_kernel(e->comm, sizeof(e->comm), t->comm))
+		e->comm[0] = 0;
+	bpf_ringbuf_submit(e, 0);
+}
+
+/* emit_label tells what a process has become, unless its apps are only being prepared. */
+static __always_inline void emit_label(__u32 kind, struct task_struct *t, const struct label *l)
+{
+	__u64 exit = list_exit(&l->apps);
+	__u32 index = exit >> 32;
+	__u32 app = l->apps.apps[index & (APPS_MAX - 1)];
+
+	if ((__u32)exit != EXIT_DEFAULT)
+		emit(kind, t, app, cause_of(l, app, index), 0);
+}
+
+/* refuse_process remembers that a process of a listed app could not be labelled: it must not talk at all. */
+static __always_inline void refuse_process(__u32 tgid, __u64 start)
+{
+	__u32 zero = 0, one = 1;
+
+	count(STAT_LABELS_FULL);
+	if (bpf_map_update_elem(&refused, &tgid, &start, BPF_ANY))
+		count(STAT_HELPER_FAILED);
+	if (bpf_map_update_elem(&overflow, &zero, &one, BPF_ANY))
+		count(STAT_HELPER_FAILED);
+}
+
+static __always_inline int is_refused(__u32 tgid, __u64 start)
+{
+	__u32 zero = 0;
+	__u32 *full = bpf_map_lookup_elem(&overflow, &zero);
+	__u64 *known;
+
+	if (!full || !*full)
+		return 0;
+	known = bpf_map_lookup_elem(&refused, &tgid);
+	return known && *known == start;
+}
+
+/* store keeps a label, or has the process refused. */
+static __always_inline int store(__u32 tgid, const struct label *l, __u64 flags)
+{
+	long err = bpf_map_update_elem(&labels, &tgid, l, flags);
+
+	if (!err)
+		return 0;
+	if (err != -17 /* EEXIST: somebody was faster, with BPF_NOEXIST */)
+		refuse_process(tgid, l->start);
+	return err;
+}
+
+/* How judge looks at the ancestors. */
+enum judge_mode {
+	JUDGE_HEAL, /* take all that a process should have inherited, up to the first ancestor that knows */
+	JUDGE_SEED, /* add the fresh apps of every living ancestor to what the process has */
+};
+
+struct judge {
+	const struct config *cfg;
+	struct task_struct *task; /* going up */
+	struct list found;
+	const struct list *had; /* the apps it had */
+	__u64 born; /* start of the process just below `task` */
+	__u32 mode;
+};
+
+/* ancestor judges one ancestor. It returns 1 when there is nothing more to learn further up. */
+static long ancestor(__u32 i, struct judge *j)
+{
+	struct task_struct *t = j->task->real_parent;
+	struct task_struct *leader = t->group_leader;
+	__u32 tgid = t->tgid;
+	__u64 start = leader->start_boottime;
+	struct label *l = label_of_process(tgid, start);
+	struct list own = {};
+	struct file *exe;
+
+	if (tgid <= 1)
+		return 1; /* init's children are on their own; the swapper has none */
+	if (j->mode == JUDGE_HEAL) {
+		struct stranger *u;
+
+		if (l && l->exec_id == t->self_exec_id) {
+			if (l->since <= j->born) /* it had its apps before it had this child */
+				list_add_living(&j->found, &l->apps);
+			return 1;
+		}
+		u = bpf_map_lookup_elem(&unlisted, &tgid);
+		if (u && u->start == start && u->exec_id == t->self_exec_id && u->generation == j->cfg->generation)
+			return 1;
+	}
+	if (l)
+		list_add(&own, l->given);
+	exe = t->mm->exe_file;
+	if (exe)
+		identify(j->cfg, exe, &own);
+	if (j->mode == JUDGE_SEED) {
+		list_add_fresh(&j->found, &own, j->had);
+	} else {
+		list_add_living(&j->found, &own);
+		if (l) /* of an image before an exec that was missed */
+			list_add_living(&j->found, &l->apps);
+	}
+	j->born = start;
+	j->task = t;
+	return 0;
+}
+
+/* judge makes the label of a process from its image, its living ancestors, and the label it had, if any. */
+static __always_inline void judge(const struct config *cfg, struct task_struct *t, const struct label *had, __u32 mode,
+				  struct label *l)
+{
+	struct judge j = { .cfg = cfg, .task = t, .mode = mode };
+	struct file *exe = t->mm->exe_file;
+
+	l->start = t->group_leader->start_boottime;
+	l->exec_id = t->self_exec_id;
+	l->since = had ? had->since : 0;
+	l->given = 0;
+	j.had = &l->apps;
+	if (had) {
+		l->apps = had->apps;
+		if (had->given && had->exec_id == l->exec_id && bpf_map_lookup_elem(&apps, &had->given))
+			l->given = had->given;
+	}
+	j.born = l->start;
+	list_add(&j.found, l->given);
+	if (exe)
+		identify(cfg, exe, &j.found);
+	l->own = list_len(&j.found);
+	bpf_loop(ANCESTORS_MAX, ancestor, &j, 0);
+	list_add_living(&j.found, &l->apps);
+	l->apps = j.found;
+}
+
+#endif

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every map, with who writes, who reads, what happens when it is full, and how long it lives.
+ * "Pinned" maps live in the engine's pin directory, from its first start to `sidestep clean` or a reboot.
+ */
+#ifndef SIDESTEP_MAPS_H
+#define SIDESTEP_MAPS_H
+
+#include "abi.h"
+
+/* settings: what the programs need to know of the machine and the rules.
+ *
+ * Writer: the agent. Reader: every program. One entry, never full. Pinned.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct config);
+} settings SEC(".maps");
+
+/* apps: where the sockets of each app go now. THE switch: one write moves a whole process tree.
+ *
+ * Writer: the agent. Numbers are never used again, so a label that names an app which is gone names nothing.
+ * Reader: the socket hook (hot), the process programs.
+ * Full:   the agent's write fails, and with it the command.
+ * Pinned.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 17);
+	__type(key, __u32);
+	__type(value, struct app);
+} apps SEC(".maps");
+
+/* names: the base names that rules end in, so that a program that no rule names costs one lookup.
+ *
+ * Writer: the agent. Reader: exec, the socket hook's classification. Full: the command fails. Pinned.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 18);
+	__type(key, __u64); /* SipHash of the name */
+	__type(value, __u32); /* NAME_FILE, NAME_DIR */
+} names SEC(".maps");
+
+/* rules: (kind, file system, path within it), hashed, to the app.
+ *
+ * Writer: the agent. Reader: as names. Full: the command fails. Pinned.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 18);
+	__type(key, struct rule_key);
+	__type(value, __u32);
+} rules SEC(".maps");
+
+/* labels: which apps each live process belongs to. A process without an entry belongs to none, or was missed.
+ *
+ * Writer: exec, fork, exit; the agent's seed walk; the socket hook where those missed something.
+ * Reader: the socket hook (hot), exec, fork, the list walk.
+ * Full:   the process is put into `refused`, its sockets are refused, STAT_LABELS_FULL grows. Only processes of
+ *         listed apps are ever stored, so programs that no rule names never feel it.
+ * Pinned.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 17);
+	__type(key, __u32); /* tgid, in the initial pid namespace */
+	__type(value, struct label);
+} labels SEC(".maps");
+
+/* unlisted: processes that the socket hook found to belong to no app, so that it need not look again.
+ *
+ * Writer and reader: the socket hook. Full: the least recently used goes, and is judged again at its next socket.
+ * Entries of another generation are void. Not pinned: a cache.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 14);
+	__type(key, __u32); /* tgid */
+	__type(value, struct stranger);
+} unlisted SEC(".maps");
+
+/* refused: processes of listed apps whose label could not be stored.
+ *
+ * Writer: exec, fork, the seed walk, when labels is full. Reader: the socket hook, and fork for their children,
+ * both only once `overflow` is set.
+ * Full:   the least recently used goes; it is then judged by its executable and its living ancestors alone.
+ * Pinned.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 13);
+	__type(key, __u32); /* tgid */
+	__type(value, __u64); /* start */
+} refused SEC(".maps");
+
+/* overflow: 1 once a label could not be stored. Writer: the programs. Reader: the programs. Pinned. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} overflow SEC(".maps");
+
+/* notes: the apps that a socket belongs to and the exit it was made for; accepted sockets get their listener's.
+ *
+ * Writer: the socket hook, the note walk. Reader: whoever must know which side a socket is on.
+ * Full:   no memory refuses the socket of an excluded program; an included one goes without, and is counted.
+ * Lives:  as long as the socket. Pinned.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct note);
+} notes SEC(".maps");
+
+/* requests: the process that the assign walk is about. Writer: the agent. Reader: assign. Not pinned. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct request);
+} requests SEC(".maps");
+
+/* stats: counters by enum stat. Writer: every program. Reader: the agent. Pinned. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, STAT_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} stats SEC(".maps");
+
+/* events: what the agent tells its users; nothing depends on them being read.
+ *
+ * Writer: every program. Reader: the agent. Full: the event is lost and STAT_EVENTS_LOST grows. Pinned.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 19);
+	__type(value, struct event); /* for bpf2go; the loader leaves it out */
+} events SEC(".maps");
+
+static __always_inline void count(__u32 stat)
+{
+	__u64 *n = bpf_map_lookup_elem(&stats, &stat);
+
+	if (n)
+		(*n)++; /* per CPU; a preempted increment may be lost, which a counter bears */
+}
+
+static __always_inline struct config *get_config(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&settings, &zero);
+}
+
+#endif

@@ -1,0 +1,249 @@
+// Package datapath drives the kernel part of the engine: it loads and pins the programs, writes the rules, moves apps
+// from one side to the other, and reads back what the kernel knows.
+//
+//	Open ──▶ tracepoints and socket hook attached, maps pinned
+//	  │
+//	 Set(apps) : rules ─▶ walks over what lives ─▶ one write per app ─▶ in force
+//	  │
+//	Close (the kernel goes on alone)   or   Remove (nothing is left)
+//
+// Everything that decides is in the kernel, in folder bpf. Nothing here is needed for a process to be classified or for
+// a socket to be marked; a Datapath that is gone changes nothing.
+package datapath
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/bits"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"sidestep/internal/datapath/bpf"
+)
+
+// abiVersion is ABI_VERSION of bpf/abi.h: the layout of the pinned maps.
+const abiVersion = 1
+
+// Launched is the app of everything that `sidestep run` started.
+const Launched = 1
+
+const firstApp = Launched + 1
+
+// What may keep a pinned datapath from being adopted.
+var (
+	// ErrLayout: the pinned maps are another version's.
+	ErrLayout = errors.New("the pinned datapath has another layout")
+	// ErrNamespace: the pinned datapath governs another network namespace.
+	ErrNamespace = errors.New("the pinned datapath governs another network namespace")
+)
+
+// Options say where a Datapath lives and what it governs.
+type Options struct {
+	// Pins is the directory for links and maps, on a BPF file system. It is created with mode 0700.
+	Pins string
+	// Cgroup is a directory of the cgroup2 hierarchy; sockets made in it and below are decided. The root.
+	Cgroup string
+	// Mask selects the mark bits that belong to the engine; they hold the exit's number.
+	Mask uint32
+}
+
+// Datapath is the loaded kernel part. Its methods may be called from several goroutines.
+type Datapath struct {
+	opts    Options
+	adopted bool
+	objs    bpf.DatapathObjects
+	links   map[string]link.Link
+
+	mu       sync.Mutex // guards what follows, and every write to the kernel
+	settings bpf.DatapathConfig
+	rules    rules
+}
+
+// Open loads the datapath, or adopts the one that is pinned, in the network namespace of the calling thread.
+//
+// Adopting never opens a gap: new programs are attached beside the pinned ones, on the same maps, before those go.
+func Open(o Options) (*Datapath, error) {
+	cookie, err := netnsCookie()
+	if err != nil {
+		return nil, err
+	}
+	d := &Datapath{opts: o, links: map[string]link.Link{}}
+	if err := d.load(cookie); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Datapath) load(cookie uint64) error {
+	pinned, err := openPinnedMaps(d.opts.Pins)
+	if err != nil {
+		return err
+	}
+	defer closeMaps(pinned)
+	d.adopted = len(pinned) > 0
+	spec, err := bpf.LoadDatapath()
+	if err != nil {
+		return fmt.Errorf("read the built-in programs: %w", err)
+	}
+	if err := deafen(spec); err != nil {
+		return err
+	}
+	opts := &ebpf.CollectionOptions{
+		MapReplacements: pinned,
+		Cache:           btf.NewCache(),
+	}
+	if err := spec.LoadAndAssign(&d.objs, opts); err != nil {
+		return fmt.Errorf("load the kernel programs: %w", err)
+	}
+	if err := d.prepare(cookie); err != nil {
+		return err
+	}
+	return d.attach()
+}
+
+// prepare brings the settings and what we know of the rules in line with the maps, new or adopted.
+func (d *Datapath) prepare(cookie uint64) error {
+	if d.adopted {
+		if err := d.objs.Settings.Lookup(uint32(0), &d.settings); err != nil {
+			return fmt.Errorf("read the pinned settings: %w", err)
+		}
+		if d.settings.Abi != abiVersion {
+			return fmt.Errorf("%w: %d, this program knows %d", ErrLayout, d.settings.Abi, abiVersion)
+		}
+		if d.settings.NetnsCookie != cookie {
+			return ErrNamespace
+		}
+		d.settings.MarkMask, d.settings.MarkShift = d.opts.Mask, uint32(bits.TrailingZeros32(d.opts.Mask))
+		rules, err := readRules(&d.objs)
+		if err != nil {
+			return err
+		}
+		d.rules = rules
+		return d.writeSettings()
+	}
+	var seed [16]byte
+	rand.Read(seed[:]) // never fails: crypto/rand
+	d.settings = bpf.DatapathConfig{
+		Abi:         abiVersion,
+		Seed:        [2]uint64{binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:])},
+		NetnsCookie: cookie,
+		MarkMask:    d.opts.Mask,
+		MarkShift:   uint32(bits.TrailingZeros32(d.opts.Mask)),
+		NextApp:     firstApp,
+	}
+	d.rules = newRules()
+	if err := d.writeSettings(); err != nil {
+		return err
+	}
+	return d.writeApp(Launched, bpf.DatapathApp{Exit: exitOutside})
+}
+
+// attach attaches every program and publishes the pins. What was pinned before stays in force until then.
+func (d *Datapath) attach() error {
+	if err := d.attachAll(); err != nil {
+		return err
+	}
+	if d.adopted {
+		return d.replacePins()
+	}
+	return d.pinAll()
+}
+
+// Adopted reports whether Open found a pinned datapath in force.
+func (d *Datapath) Adopted() bool { return d.adopted }
+
+// Seed is the key under which names and paths are hashed; identity.NewHasher takes it.
+func (d *Datapath) Seed() [16]byte {
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:8], d.settings.Seed[0])
+	binary.LittleEndian.PutUint64(b[8:], d.settings.Seed[1])
+	return b
+}
+
+// NewApp returns a number that no app ever had in this datapath.
+func (d *Datapath) NewApp() (uint32, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	id := d.settings.NextApp
+	d.settings.NextApp++
+	return id, d.writeSettings()
+}
+
+// Close lets go of the datapath, which stays in force by its pins.
+func (d *Datapath) Close() error {
+	var errs []error
+	for _, l := range d.links {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(append(errs, d.objs.Close())...)
+}
+
+// Remove takes the datapath out of the kernel. Apps still in force lose their exclusion, so the caller empties the
+// policy first.
+func (d *Datapath) Remove() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, err := Clean(d.opts.Pins)
+	return errors.Join(err, d.Close())
+}
+
+// Clean removes the pins of a datapath that nobody drives any more, and with them the datapath itself. It returns what
+// it removed.
+func Clean(pins string) ([]string, error) {
+	var removed []string
+	for _, dir := range []string{pins, pins + asideSuffix} {
+		// Links first: the socket hook must be gone before the maps that it reads.
+		for _, sub := range []string{linksDir, mapsDir} {
+			entries, err := os.ReadDir(filepath.Join(dir, sub))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return removed, fmt.Errorf("read pins: %w", err)
+			}
+			for _, e := range entries {
+				p := filepath.Join(dir, sub, e.Name())
+				if err := os.Remove(p); err != nil {
+					return removed, fmt.Errorf("remove pin: %w", err)
+				}
+				removed = append(removed, p)
+			}
+		}
+		for _, p := range []string{filepath.Join(dir, linksDir), filepath.Join(dir, mapsDir), dir} {
+			if err := os.Remove(p); err == nil {
+				removed = append(removed, p)
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return removed, fmt.Errorf("remove pins: %w", err)
+			}
+		}
+	}
+	return removed, nil
+}
+
+func (d *Datapath) writeSettings() error {
+	if err := d.objs.Settings.Put(uint32(0), &d.settings); err != nil {
+		return fmt.Errorf("write settings: %w", err)
+	}
+	return nil
+}
+
+// netnsCookie names the calling thread's network namespace. SO_NETNS_COOKIE: socket(7), since 5.14.
+func netnsCookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("ask for the network namespace: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("ask for the network namespace's cookie (needs kernel 5.14): %w", err)
+	}
+	return cookie, nil
+}

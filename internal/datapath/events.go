@@ -1,0 +1,135 @@
+package datapath
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+
+	"sidestep/internal/datapath/bpf"
+	"sidestep/policy"
+)
+
+// An EventKind says what happened; the values are those of bpf/abi.h.
+type EventKind uint32
+
+const (
+	Execed  = EventKind(bpf.DatapathEventKindEVENT_EXEC)    // a process became an app's by exec
+	Forked  = EventKind(bpf.DatapathEventKindEVENT_FORK)    // a process was born one
+	Exited  = EventKind(bpf.DatapathEventKindEVENT_EXIT)    // such a process ended
+	Seeded  = EventKind(bpf.DatapathEventKindEVENT_SEED)    // a walk made it one
+	Healed  = EventKind(bpf.DatapathEventKindEVENT_HEAL)    // the socket hook made it one
+	Refused = EventKind(bpf.DatapathEventKindEVENT_REFUSED) // a socket was refused
+)
+
+// An Event is what the kernel part tells of one process.
+type Event struct {
+	Time      time.Time
+	Kind      EventKind
+	PID, PPID int
+	App       uint32
+	Cause     policy.Cause
+	Reason    string // of Refused: the name of its counter
+	Comm      string
+}
+
+// Run delivers events to fn, in kernel order, until ctx ends. It is the ring's only reader and fn runs on its
+// goroutine, so fn must not block. When the ring was full, lost is called with how many events are missing before the
+// next one.
+func (d *Datapath) Run(ctx context.Context, fn func(Event), lost func(uint64)) error {
+	ring, err := ringbuf.NewReader(d.objs.Events)
+	if err != nil {
+		return fmt.Errorf("open the event ring: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { ring.Close() })
+	defer stop()
+	defer ring.Close()
+	seen, err := d.stat(bpf.DatapathStatSTAT_EVENTS_LOST)
+	if err != nil {
+		return err
+	}
+	epoch := bootTime()
+	for {
+		record, err := ring.Read()
+		if errors.Is(err, os.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the event ring: %w", err)
+		}
+		if n, err := d.stat(bpf.DatapathStatSTAT_EVENTS_LOST); err == nil && n != seen {
+			lost(n - seen)
+			seen = n
+		}
+		var e bpf.DatapathEvent
+		if err := binary.Read(bytes.NewReader(record.RawSample), binary.NativeEndian, &e); err != nil {
+			return fmt.Errorf("decode an event: %w", err)
+		}
+		fn(decode(&e, epoch))
+	}
+}
+
+func decode(e *bpf.DatapathEvent, epoch time.Time) Event {
+	ev := Event{
+		Time: epoch.Add(time.Duration(e.Time)),
+		Kind: EventKind(e.Kind), PID: int(e.Tgid), PPID: int(e.Ppid),
+		App: e.App, Cause: policy.Cause(e.Cause), Comm: comm(e.Comm),
+	}
+	if ev.Kind == Refused {
+		ev.Reason = statName(e.Reason)
+	}
+	return ev
+}
+
+// bootTime is the wall clock at the zero of CLOCK_BOOTTIME.
+func bootTime() time.Time {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return time.Time{}
+	}
+	return time.Now().Add(-time.Duration(ts.Nano()))
+}
+
+// Counters returns every counter of the kernel part by its name, as docs/api.md lists them.
+func (d *Datapath) Counters() (map[string]uint64, error) {
+	all := map[string]uint64{}
+	for s := range bpf.DatapathStat(bpf.DatapathStatSTAT_MAX) {
+		n, err := d.stat(s)
+		if err != nil {
+			return nil, err
+		}
+		all[statName(s)] = n
+	}
+	return all, nil
+}
+
+func (d *Datapath) stat(s bpf.DatapathStat) (uint64, error) {
+	var perCPU []uint64
+	if err := d.objs.Stats.Lookup(uint32(s), &perCPU); err != nil {
+		return 0, fmt.Errorf("read counter %s: %w", statName(s), err)
+	}
+	var sum uint64
+	for _, n := range perCPU {
+		sum += n
+	}
+	return sum, nil
+}
+
+func statName(s bpf.DatapathStat) string {
+	names := [...]string{
+		"labelled_at_exec", "labelled_at_fork", "labelled_by_walk", "healed_at_socket", "sockets_outside",
+		"sockets_noted", "labels_full", "apps_forgotten", "refused_undecided", "refused_blocked",
+		"refused_foreign_mark", "refused_no_note", "notes_failed", "events_lost", "helpers_failed",
+	}
+	if int(s) < len(names) {
+		return names[s]
+	}
+	return strings.ToLower(fmt.Sprintf("stat_%d", s))
+}

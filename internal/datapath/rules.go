@@ -1,0 +1,310 @@
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"sidestep/internal/datapath/bpf"
+	"sidestep/internal/identity"
+)
+
+// The exits of bpf/abi.h.
+const (
+	exitDefault = 0
+	exitOutside = 1
+)
+
+const (
+	nameFile = 1
+	nameDir  = 2
+)
+
+// An App is one app of the policy as the kernel knows it.
+type App struct {
+	// ID is from [Datapath.NewApp]. The same app keeps it as long as it is in the policy.
+	ID uint32
+	// Rules are the files and directories that the app's path stands for. Where two apps have the same rule, the
+	// first in the list has it.
+	Rules []Rule
+	// Running, if set, finds processes that are the app's although their executable does not show it (scripts).
+	// Set calls it once the rules are in the kernel.
+	Running func() []int
+}
+
+// A Rule names a file or a directory by its hashes; see identity.Hasher.
+type Rule struct {
+	Name uint64 // of the last component
+	Key  [16]byte
+	Dir  bool
+}
+
+// RulesFor returns the rules of what a path of the policy leads to.
+func RulesFor(h identity.Hasher, t identity.Target) []Rule {
+	var rs []Rule
+	for _, f := range slices.Concat([]identity.File{t.Identity}, t.Below, t.Aliases) {
+		r := Rule{Name: h.Name(f.Base()), Key: h.File(f)}
+		if t.Dir() {
+			r.Key, r.Dir = h.Dir(f), true
+		}
+		rs = append(rs, r)
+	}
+	return rs
+}
+
+type key = [16]byte
+
+// rules is what the kernel's maps hold, or should hold.
+type rules struct {
+	apps  map[uint32]bool
+	rules map[key]uint32
+	names map[uint64]uint32
+	dirs  uint32
+}
+
+func newRules() rules {
+	return rules{apps: map[uint32]bool{}, rules: map[key]uint32{}, names: map[uint64]uint32{}}
+}
+
+func rulesOf(apps []App) rules {
+	r := newRules()
+	for _, a := range apps {
+		r.apps[a.ID] = true
+		for _, rule := range a.Rules {
+			kind := uint32(nameFile)
+			if rule.Dir {
+				kind = nameDir
+			}
+			r.names[rule.Name] |= kind
+			if _, taken := r.rules[rule.Key]; taken {
+				continue
+			}
+			r.rules[rule.Key] = a.ID
+			if rule.Dir {
+				r.dirs++
+			}
+		}
+	}
+	return r
+}
+
+// readRules reads the maps of an adopted datapath.
+func readRules(o *bpf.DatapathObjects) (rules, error) {
+	r := newRules()
+	var (
+		id, kinds uint32
+		app       bpf.DatapathApp
+		k         key
+		name      uint64
+	)
+	apps := o.Apps.Iterate()
+	for apps.Next(&id, &app) {
+		if id >= firstApp {
+			r.apps[id] = true
+		}
+	}
+	entries := o.Rules.Iterate()
+	for entries.Next(&k, &id) {
+		r.rules[k] = id
+	}
+	names := o.Names.Iterate()
+	for names.Next(&name, &kinds) {
+		r.names[name] = kinds
+	}
+	if err := errors.Join(apps.Err(), entries.Err(), names.Err()); err != nil {
+		return r, fmt.Errorf("read the pinned rules: %w", err)
+	}
+	return r, nil
+}
+
+// Set makes apps the whole of what is excluded, for running and future processes, and returns when that is in force.
+//
+// The order is the promise: rules and fresh app entries first, so that whatever starts from now on is labelled; then
+// the walks that label what runs already and note its sockets; then one write per app, which moves its processes at
+// once. An error before those writes leaves everything as it was.
+func (d *Datapath) Set(ctx context.Context, apps []App) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	have, want := d.rules, rulesOf(apps)
+	gains := gaining(have, want)
+	if err := d.stage(ctx, have, want, gains, apps); err != nil {
+		return errors.Join(err, d.unstage(want, have, gains))
+	}
+	d.rules = want
+	return d.flip(have, want, gains)
+}
+
+// gaining lists the apps that name files they did not name before: new ones, and ones that resolve differently now.
+func gaining(have, want rules) []uint32 {
+	var gains []uint32
+	for id := range want.apps {
+		if !have.apps[id] {
+			gains = append(gains, id)
+		}
+	}
+	for k, id := range want.rules {
+		if have.rules[k] != id && !slices.Contains(gains, id) {
+			gains = append(gains, id)
+		}
+	}
+	return gains
+}
+
+func (d *Datapath) stage(ctx context.Context, have, want rules, gains []uint32, apps []App) error {
+	for _, id := range gains {
+		app := bpf.DatapathApp{Fresh: 1}
+		if have.apps[id] {
+			app.Exit = exitOutside
+		}
+		if err := d.writeApp(id, app); err != nil {
+			return err
+		}
+	}
+	if err := d.writeRules(have, want); err != nil {
+		return err
+	}
+	if len(gains) == 0 {
+		return nil
+	}
+	for _, a := range apps {
+		if a.Running == nil || !slices.Contains(gains, a.ID) {
+			continue
+		}
+		for _, pid := range a.Running() {
+			if _, err := d.assign(pid, a.ID); err != nil {
+				return err
+			}
+		}
+	}
+	// Twice: a child that was born while the first walk was between it and its parent is found by the second.
+	for range 2 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := d.walk(d.objs.WalkSeed); err != nil {
+			return fmt.Errorf("label running processes: %w", err)
+		}
+	}
+	if _, err := d.walk(d.objs.WalkNote); err != nil {
+		return fmt.Errorf("note open sockets: %w", err)
+	}
+	return nil
+}
+
+// unstage takes back what stage did. The labels that the walks made name apps that are gone, which names nothing.
+func (d *Datapath) unstage(have, want rules, gains []uint32) error {
+	var errs []error
+	for _, id := range gains {
+		if want.apps[id] {
+			errs = append(errs, d.writeApp(id, bpf.DatapathApp{Exit: exitOutside}))
+		} else {
+			errs = append(errs, deleted(d.objs.Apps.Delete(id)))
+		}
+	}
+	return errors.Join(append(errs, d.writeRules(have, want))...)
+}
+
+// flip puts the change in force: apps that come first, so that a process which two apps cover is never without.
+func (d *Datapath) flip(have, want rules, gains []uint32) error {
+	for _, id := range gains {
+		if err := d.writeApp(id, bpf.DatapathApp{Exit: exitOutside}); err != nil {
+			return err
+		}
+	}
+	for id := range have.apps {
+		if want.apps[id] {
+			continue
+		}
+		if err := deleted(d.objs.Apps.Delete(id)); err != nil {
+			return fmt.Errorf("take app %d out of force: %w", id, err)
+		}
+	}
+	return settle()
+}
+
+// settle waits until no program that began before the call runs any more: none is left that saw the old state.
+// membarrier(2): MEMBARRIER_CMD_GLOBAL waits for an RCU grace period; cgroup programs run in RCU read sections.
+func settle() error {
+	const membarrierCmdGlobal = 1
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierCmdGlobal, 0, 0); errno != 0 {
+		return fmt.Errorf("wait for running programs: %w", errno)
+	}
+	return nil
+}
+
+// writeRules turns the maps from one content to another. The generation grows in the end: whoever was found to belong
+// to no app by the old rules is judged again.
+func (d *Datapath) writeRules(have, want rules) error {
+	if err := d.putDifferent(d.objs.Names, have.names, want.names); err != nil {
+		return fmt.Errorf("write names: %w", err)
+	}
+	d.settings.DirRules = max(have.dirs, want.dirs)
+	if err := d.writeSettings(); err != nil {
+		return err
+	}
+	if err := putRules(d.objs.Rules, have.rules, want.rules); err != nil {
+		return fmt.Errorf("write rules: %w", err)
+	}
+	for name := range have.names {
+		if _, ok := want.names[name]; ok {
+			continue
+		}
+		if err := deleted(d.objs.Names.Delete(name)); err != nil {
+			return fmt.Errorf("remove name: %w", err)
+		}
+	}
+	d.settings.DirRules = want.dirs
+	d.settings.Generation++
+	return d.writeSettings()
+}
+
+func (d *Datapath) putDifferent(m *ebpf.Map, have, want map[uint64]uint32) error {
+	for k, v := range want {
+		if have[k] == v {
+			continue
+		}
+		if err := m.Put(k, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func putRules(m *ebpf.Map, have, want map[key]uint32) error {
+	for k, v := range want {
+		if have[k] == v {
+			continue
+		}
+		if err := m.Put(k, v); err != nil {
+			return err
+		}
+	}
+	for k := range have {
+		if _, ok := want[k]; ok {
+			continue
+		}
+		if err := deleted(m.Delete(k)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleted forgives deleting what is not there.
+func deleted(err error) error {
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil
+	}
+	return err
+}
+
+func (d *Datapath) writeApp(id uint32, app bpf.DatapathApp) error {
+	if err := d.objs.Apps.Put(id, app); err != nil {
+		return fmt.Errorf("write app %d: %w", id, err)
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+)
+
+// A Capability is something that a kernel may offer.
+type Capability struct {
+	Name string
+	// Since is the first upstream kernel that has it. Distributions may have it earlier, or never.
+	Since string
+	// For says what sidestep does with it, Without what happens when it is not there.
+	For, Without string
+	// Needed: without it sidestep does not start.
+	Needed bool
+
+	// probe returns nil if the kernel has it, an error that wraps ebpf.ErrNotSupported if it does not, and any
+	// other error if that cannot be told.
+	probe func() error
+}
+
+// Capabilities returns the table of what sidestep uses, most fundamental first.
+func Capabilities() []Capability {
+	return append(trackers(), append(hooks(), extras()...)...)
+}
+
+// trackers are for knowing which process is which.
+func trackers() []Capability {
+	return []Capability{
+		{Name: "type information (BTF)", Since: "5.4", Needed: true, probe: haveBTF,
+			For: "reading the kernel's structures", Without: "no program can look at processes; needs CONFIG_DEBUG_INFO_BTF"},
+		{Name: "tp_btf sched_process_exec", Since: "5.5", Needed: true, probe: execTracepoint.load,
+			For: "classifying a program before its first instruction", Without: "programs cannot be recognised in time"},
+		{Name: "tp_btf task_newtask", Since: "5.5", Needed: true, probe: tracepoint("task_newtask").load,
+			For: "labelling children before they run", Without: "children would start without a label"},
+		{Name: "tp_btf sched_process_fork", Since: "5.5", Needed: true, probe: tracepoint("sched_process_fork").load,
+			For: "the same, should the first be missed", Without: "children would start without a label"},
+		{Name: "tp_btf sched_process_exit", Since: "5.5", Needed: true, probe: tracepoint("sched_process_exit").load,
+			For: "forgetting processes", Without: "labels would pile up"},
+		{Name: "task iterator", Since: "5.8", Needed: true, probe: taskIterator.load,
+			For: "labelling what already runs", Without: "running programs would keep their side"},
+		{Name: "file iterator", Since: "5.8", Needed: true, probe: fileIterator.load,
+			For: "finding open sockets", Without: "old flows could not be cut"},
+		{Name: "bpf_sock_from_file", Since: "5.11", Needed: true, probe: fileIterator.helper(asm.FnSockFromFile),
+			For: "finding open sockets", Without: "old flows could not be cut"},
+		{Name: "bpf_sk_storage_get (iterator)", Since: "5.11", Needed: true, probe: fileIterator.helper(asm.FnSkStorageGet),
+			For: "noting whose an open socket is", Without: "old flows could not be cut"},
+		{Name: "bpf_loop (tp_btf)", Since: "5.17", Needed: true, probe: execTracepoint.helper(asm.FnLoop),
+			For: "walking a path", Without: "programs cannot be recognised by their path"},
+		{Name: "bpf_probe_read_kernel", Since: "5.5", Needed: true, probe: execTracepoint.helper(asm.FnProbeReadKernel),
+			For: "reading names", Without: "lockdown=confidentiality takes it away: programs cannot be recognised by their path"},
+		{Name: "ring buffer", Since: "5.8", Needed: true, probe: haveMap(ebpf.RingBuf),
+			For: "telling the agent what happened", Without: "the agent would be blind"},
+	}
+}
+
+// hooks are for deciding about sockets and packets.
+func hooks() []Capability {
+	return []Capability{
+		{Name: "cgroup/sock_create", Since: "4.10", Needed: true, probe: sockCreate.load,
+			For: "deciding when a socket is made", Without: "sockets cannot be put on a side"},
+		{Name: "socket mark", Since: "4.15", Needed: true, probe: sockCreate.body(storeMark()).load,
+			For: "choosing the route of a socket", Without: "sockets cannot be put on a side"},
+		{Name: "bpf_get_current_task_btf (socket)", Since: "5.15", Needed: true,
+			probe: sockCreate.helper(asm.FnGetCurrentTaskBtf),
+			For:   "recognising the caller on the spot", Without: "a lost event would misplace a socket"},
+		{Name: "bpf_loop (socket)", Since: "5.17", Needed: true, probe: sockCreate.helper(asm.FnLoop),
+			For: "recognising the caller on the spot", Without: "a lost event would misplace a socket"},
+		{Name: "bpf_get_netns_cookie (socket)", Since: "5.7", Needed: true, probe: sockCreate.helper(asm.FnGetNetnsCookie),
+			For: "leaving containers alone", Without: "sockets of other network namespaces would be touched"},
+		{Name: "socket storage", Since: "5.2", Needed: true, probe: haveMap(ebpf.SkStorage),
+			For: "knowing whose a socket is", Without: "the guard cannot tell sockets apart"},
+		{Name: "bpf_sk_storage_get (socket)", Since: "5.2", Needed: true, probe: sockCreate.helper(asm.FnSkStorageGet),
+			For: "knowing whose a socket is", Without: "the guard cannot tell sockets apart"},
+		{Name: "cgroup/connect4", Since: "4.17", Needed: true, probe: sockAddr(ebpf.AttachCGroupInet4Connect).load,
+			For: "refusing a wrong connection at once", Without: "wrong connections would hang"},
+		{Name: "cgroup/connect6", Since: "4.17", Needed: true, probe: sockAddr(ebpf.AttachCGroupInet6Connect).load,
+			For: "refusing a wrong connection at once", Without: "wrong connections would hang"},
+		{Name: "cgroup/sendmsg4", Since: "4.18", Needed: true, probe: sockAddr(ebpf.AttachCGroupUDP4Sendmsg).load,
+			For: "refusing a wrong datagram", Without: "wrong datagrams would vanish without an error"},
+		{Name: "cgroup/sendmsg6", Since: "4.18", Needed: true, probe: sockAddr(ebpf.AttachCGroupUDP6Sendmsg).load,
+			For: "refusing a wrong datagram", Without: "wrong datagrams would vanish without an error"},
+		{Name: "cgroup_skb", Since: "4.10", Needed: true, probe: guard.load,
+			For: "the guard: the last look at a packet", Without: "a packet on the wrong side would not be stopped"},
+		{Name: "bpf_sk_storage_get (guard)", Since: "5.2", Needed: true, probe: guard.helper(asm.FnSkStorageGet),
+			For: "the guard: the last look at a packet", Without: "a packet on the wrong side would not be stopped"},
+		{Name: "cgroup links", Since: "5.7", Needed: true, probe: haveCgroupLinks,
+			For: "going on when the agent is gone", Without: "enforcement would end with the agent"},
+	}
+}
+
+// extras make things better where they are there.
+func extras() []Capability {
+	return []Capability{
+		{Name: "socket closing", Since: "4.9", probe: haveSocketDestroy,
+			For: "telling programs that their connection was cut", Without: "cut connections run into their timeouts (CONFIG_INET_DIAG_DESTROY)"},
+		{Name: "cgroup/setsockopt", Since: "5.3", probe: setsockopt.load,
+			For: "refusing socket options that choose an interface", Without: "left to the guard"},
+		{Name: "bpf_set_retval", Since: "6.1", probe: sockCreate.helper(asm.FnSetRetval),
+			For: "telling programs why they are refused", Without: "they get a plain \"operation not permitted\""},
+		{Name: "bpf_get_netns_cookie (guard)", Since: "6.15", probe: guard.helper(asm.FnGetNetnsCookie),
+			For: "asking for the namespace a second time", Without: "the socket's own note is enough"},
+		{Name: "tcx", Since: "6.6", probe: haveTCX,
+			For: "seeing packet sockets", Without: "programs with CAP_NET_RAW can send past the guard by AF_PACKET"},
+		{Name: "BPF LSM", Since: "5.7", probe: haveLSM,
+			For: "watching passed file descriptors", Without: "off on most distributions; nothing depends on it"},
+	}
+}
+
+// line tries the capability. A process without privileges learns little by that.
+func (c Capability) line(privileged bool) Line {
+	l := Line{Area: areaKernel, Name: c.Name}
+	err := c.probe()
+	switch {
+	case err == nil:
+		l.Detail = c.For
+		return l
+	case errors.Is(err, unix.EPERM) && !privileged:
+		l.Grade, l.Detail = Warn, "cannot tell without privileges"
+		return l
+	case errors.Is(err, ebpf.ErrNotSupported):
+		l.Detail = fmt.Sprintf("%s (Linux has it since %s)", c.Without, c.Since)
+	default:
+		l.Detail = fmt.Sprintf("%s: %v", c.Without, err)
+	}
+	l.Grade = Warn
+	if c.Needed {
+		l.Grade = Missing
+	}
+	return l
+}

@@ -1,0 +1,9 @@
+package actor
+
+import _ "embed"
+
+//go:embed bin/actor_arm64
+var actorELF []byte
+
+//go:embed bin/probe_arm64
+var probeELF []byte

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* probe: sends from its first instructions, and ends.
+ *
+ *	probe udp|tcp|syn HEXSOCKADDR [COUNT]
+ *
+ * HEXSOCKADDR is the bytes of a struct sockaddr_in or sockaddr_in6 in hexadecimal, so that nothing worth
+ * measuring happens between the exec and the first socket(). Every one of the COUNT rounds uses a new socket.
+ *
+ *	udp	one datagram
+ *	tcp	connect, given up after three seconds (ETIMEDOUT)
+ *	syn	start to connect, and do not wait: the SYN is out when connect() returns
+ *
+ * The exit status is the errno of the first call that failed, or 0.
+ */
+#include "sys.h"
+#include "datagram.h"
+
+ENTRY;
+
+static s64 nibble(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	return -1;
+}
+
+static s64 parse_address(const char *s, struct address *to)
+{
+	to->len = 0;
+	for (; *s; s += 2) {
+		s64 high = nibble(s[0]);
+		s64 low = high < 0 ? -1 : nibble(s[1]);
+
+		if (low < 0 || to->len == sizeof(to->raw))
+			return -EINVAL;
+		to->raw[to->len++] = (u8)(high << 4 | low);
+	}
+	return to->len < 16 ? -EINVAL : 0;
+}
+
+static s64 parse_count(const char *s)
+{
+	s64 n = 0;
+
+	for (; *s; s++) {
+		if (*s < '0' || *s > '9' || n > 100000000)
+			return -EINVAL;
+		n = n * 10 + (*s - '0');
+	}
+	return n;
+}
+
+static s64 connect_to(const struct address *to, s64 wait)
+{
+	struct { s64 sec, usec; } limit = { 3, 0 };
+	s64 fd = sys(NR_socket, family(to->raw), SOCK_STREAM | (wait ? 0 : SOCK_NONBLOCK), 0);
+	s64 err;
+
+	if (fd < 0)
+		return fd;
+	if (wait)
+		sys(NR_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	err = sys(NR_connect, fd, to->raw, to->len);
+	sys(NR_close, fd);
+	if (err == -EINPROGRESS)
+		return wait ? -ETIMEDOUT : 0;
+	return err;
+}
+
+NORETURN __attribute__((used)) void begin(s64 *stack)
+{
+	s64 argc = stack[0];
+	char **argv = (char **)(stack + 1);
+	struct address to;
+	s64 err, count = 1;
+
+	if (argc < 3 || argc > 4)
+		leave(EINVAL);
+	err = parse_address(argv[2], &to);
+	if (argc == 4)
+		count = parse_count(argv[3]);
+	if (count < 0)
+		err = count;
+	for (u32 i = 0; i < count && err >= 0; i++) {
+		switch (argv[1][0]) {
+		case 'u':
+			err = send_datagram(&to, i);
+			break;
+		case 't':
+			err = connect_to(&to, 1);
+			break;
+		case 's':
+			err = connect_to(&to, 0);
+			break;
+		default:
+			err = -EINVAL;
+		}
+	}
+	leave(err < 0 ? -err : 0);
+}

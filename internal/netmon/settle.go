@@ -1,0 +1,61 @@
+package netmon
+
+import "time"
+
+// When to look again after a change. One change is seen after quiet; changes that keep coming are seen every
+// limit at the latest; and looking never takes more than one part in restFactor+1 of the time, however long
+// the tables are and however fast they change.
+const (
+	quiet      = 50 * time.Millisecond
+	limit      = 500 * time.Millisecond
+	restFactor = 4
+)
+
+// A settle decides when to look after changes. Its zero value waits for nothing.
+type settle struct {
+	first, last time.Time // of the changes not looked at yet
+	rest        time.Time // do not look before
+}
+
+// change notes that something changed.
+func (s *settle) change(now time.Time) {
+	if s.first.IsZero() {
+		s.first = now
+	}
+	s.last = now
+}
+
+// due returns the moment to look; ok is false if nothing changed.
+func (s *settle) due() (at time.Time, ok bool) {
+	if s.first.IsZero() {
+		return time.Time{}, false
+	}
+	at = s.last.Add(quiet)
+	if late := s.first.Add(limit); late.Before(at) {
+		at = late
+	}
+	if at.Before(s.rest) {
+		at = s.rest
+	}
+	return at, true
+}
+
+// looking forgets the changes up to now: they will be seen.
+func (s *settle) looking() { s.first, s.last = time.Time{}, time.Time{} }
+
+// looked notes what looking cost.
+func (s *settle) looked(start, end time.Time) { s.rest = end.Add(restFactor * end.Sub(start)) }
+
+// clockInterval is how often the clocks are compared, clockSlack how far they may drift apart in between.
+const (
+	clockInterval = 10 * time.Second
+	clockSlack    = 2 * time.Second
+)
+
+// jumped reports whether the wall clock and the monotonic clock, which stands still in suspend, moved apart
+// between two readings of [time.Now].
+func jumped(before, now time.Time) bool {
+	return apart(now.Round(0).Sub(before.Round(0)), now.Sub(before))
+}
+
+func apart(wall, monotonic time.Duration) bool { return (wall - monotonic).Abs() > clockSlack }

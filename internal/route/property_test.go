@@ -1,0 +1,197 @@
+package route
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"sidestep/internal/netmon"
+)
+
+// genWorld draws networks that need not make sense: any link may be up or down, carry any route, be in any rule.
+func genWorld() *rapid.Generator[netmon.Snapshot] {
+	return rapid.Custom(func(t *rapid.T) netmon.Snapshot {
+		var s netmon.Snapshot
+		kinds := []string{"", "", "", "wireguard", "tun", "ppp", "ipip", "veth", "bridge"}
+		for i := range rapid.IntRange(1, 6).Draw(t, "links") {
+			s.Links = append(s.Links, netmon.Link{
+				Index: i + 1, Name: fmt.Sprintf("if%d", i+1), Kind: rapid.SampledFrom(kinds).Draw(t, "kind"),
+				Up: rapid.IntRange(0, 9).Draw(t, "up") > 0, RPFilter: rapid.IntRange(0, 2).Draw(t, "rp_filter"),
+			})
+		}
+		s.RPFilterAll = rapid.IntRange(0, 2).Draw(t, "all")
+		s.Rules = slices.Concat(standardRules(), rapid.SliceOfN(genRule(), 0, 4).Draw(t, "rules"))
+		s.Routes = rapid.SliceOfN(genRoute(len(s.Links)), 0, 15).Draw(t, "routes")
+		return s
+	})
+}
+
+func genRule() *rapid.Generator[netmon.Rule] {
+	return rapid.Custom(func(t *rapid.T) netmon.Rule {
+		return netmon.Rule{
+			Family:            rapid.SampledFrom([]netmon.Family{netmon.IPv4, netmon.IPv6}).Draw(t, "family"),
+			Priority:          rapid.SampledFrom([]uint32{9, 89, 90, 91, 92, 220, 32764}).Draw(t, "priority"),
+			Action:            rapid.SampledFrom([]netmon.RuleAction{1, 1, 1, 2, 3, 6, 7}).Draw(t, "action"),
+			Table:             genTable().Draw(t, "table"),
+			Mark:              rapid.SampledFrom([]uint32{0, 0xca6c, 0x6d6f6c65, 0x10000000}).Draw(t, "mark"),
+			Mask:              rapid.SampledFrom([]uint32{0, 0xffffffff, 0x70000000, 0xffff0000}).Draw(t, "mask"),
+			Invert:            rapid.Bool().Draw(t, "invert"),
+			SuppressPrefixLen: rapid.SampledFrom([]int{-1, -1, 0, 8}).Draw(t, "suppress"),
+			Protocol:          rapid.SampledFrom([]uint8{0, 2, DefaultProtocol}).Draw(t, "protocol"),
+		}
+	})
+}
+
+func genTable() *rapid.Generator[uint32] {
+	return rapid.SampledFrom([]uint32{netmon.TableMain, netmon.TableMain, netmon.TableMain, 52, 51820, DefaultTable})
+}
+
+func genRoute(links int) *rapid.Generator[netmon.Route] {
+	return rapid.Custom(func(t *rapid.T) netmon.Route {
+		dst := rapid.SampledFrom([]string{
+			"0.0.0.0/0", "0.0.0.0/0", "0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "10.0.0.0/8", "192.168.1.0/24",
+			"::/0", "::/0", "::/0", "::/1", "8000::/1", "2000::/3", "fe80::/64",
+		}).Draw(t, "dst")
+		r := netmon.Route{
+			Table: genTable().Draw(t, "table"), Dst: netip.MustParsePrefix(dst),
+			Type:     rapid.SampledFrom([]netmon.RouteType{1, 1, 1, 1, 1, 2, 3, 5, 6, 7, 8, 9}).Draw(t, "type"),
+			Metric:   rapid.SampledFrom([]uint32{0, 100, 1024, worstMetric}).Draw(t, "metric"),
+			Protocol: rapid.SampledFrom([]uint8{2, 3, 16, DefaultProtocol}).Draw(t, "protocol"),
+			Pref:     rapid.Int8Range(-1, 1).Draw(t, "pref"),
+			Encap:    rapid.IntRange(0, 9).Draw(t, "encap") == 0,
+		}
+		for range rapid.SampledFrom([]int{0, 1, 1, 1, 1, 2, 3}).Draw(t, "nexthops") {
+			nh := netmon.Nexthop{
+				OIF: rapid.IntRange(1, links+1).Draw(t, "oif"), Weight: rapid.IntRange(1, 2).Draw(t, "weight"),
+				Dead: rapid.IntRange(0, 9).Draw(t, "dead") == 0,
+			}
+			if rapid.Bool().Draw(t, "routed") {
+				nh.Gateway = netip.AddrFrom4([4]byte{192, 168, 1, rapid.Byte().Draw(t, "gateway")})
+			}
+			r.Nexthops = append(r.Nexthops, nh)
+		}
+		return r
+	})
+}
+
+func genConfig(links []netmon.Link) *rapid.Generator[Config] {
+	return rapid.Custom(func(t *rapid.T) Config {
+		cfg := DefaultConfig()
+		name := rapid.Custom(func(t *rapid.T) string {
+			return fmt.Sprintf("if%d", rapid.IntRange(1, len(links)+1).Draw(t, "link"))
+		})
+		if rapid.Bool().Draw(t, "name tunnels") {
+			cfg.Tunnels = rapid.SliceOfNDistinct(name, 1, 2, rapid.ID[string]).Draw(t, "tunnels")
+		}
+		if rapid.Bool().Draw(t, "name uplink") {
+			cfg.Uplink = name.Filter(func(s string) bool { return !slices.Contains(cfg.Tunnels, s) }).Draw(t, "uplink")
+		}
+		return cfg
+	})
+}
+
+// forPlans checks a property of the plans for any world and any configuration.
+func forPlans(t *testing.T, check func(t *rapid.T, snap netmon.Snapshot, cfg Config, p Plan)) {
+	rapid.Check(t, func(t *rapid.T) {
+		snap := genWorld().Draw(t, "world")
+		cfg := genConfig(snap.Links).Draw(t, "config")
+		check(t, snap, cfg, PlanFor(snap, cfg))
+	})
+}
+
+func TestRefusalIsAlwaysPlannedAndLast(t *testing.T) {
+	forPlans(t, func(t *rapid.T, _ netmon.Snapshot, cfg Config, p Plan) {
+		for _, fam := range []netmon.Family{netmon.IPv4, netmon.IPv6} {
+			worst := 0
+			for _, r := range p.Routes {
+				if r.Family() == fam && r.Metric == worstMetric {
+					worst++
+				}
+			}
+			if worst != 1 || !slices.ContainsFunc(p.Routes, cfg.refusal(fam).Equal) {
+				t.Fatalf("%s: %d routes with the worst metric, want just the refusal:\n%s", fam, worst, p)
+			}
+			if got := rulesOf(p, fam); !slices.Equal(got, cfg.rules(fam)) {
+				t.Fatalf("%s rules = %v", fam, got)
+			}
+		}
+	})
+}
+
+func rulesOf(p Plan, fam netmon.Family) []netmon.Rule {
+	return slices.DeleteFunc(slices.Clone(p.Rules), func(r netmon.Rule) bool { return r.Family != fam })
+}
+
+func TestNoPlannedRouteUsesATunnel(t *testing.T) {
+	forPlans(t, func(t *rapid.T, snap netmon.Snapshot, cfg Config, p Plan) {
+		tunnels := make(map[int]bool)
+		for _, l := range p.Tunnels {
+			tunnels[l.Index] = true
+		}
+		for _, r := range p.Routes {
+			if r.Table != cfg.Table || r.Protocol != cfg.Protocol {
+				t.Fatalf("route %q is not ours", r.Text(nil))
+			}
+			for _, nh := range r.Nexthops {
+				if l, ok := snap.Link(nh.OIF); tunnels[nh.OIF] || !ok || !l.Up {
+					t.Fatalf("route %q uses a tunnel or a link that is not up", r.Text(nil))
+				}
+			}
+		}
+	})
+}
+
+func TestNamedUplinkHasAllDefaults(t *testing.T) {
+	forPlans(t, func(t *rapid.T, _ netmon.Snapshot, cfg Config, p Plan) {
+		for _, l := range p.Uplinks {
+			if cfg.Uplink != "" && l.Name != cfg.Uplink {
+				t.Fatalf("uplink %s, named was %s", l.Name, cfg.Uplink)
+			}
+		}
+	})
+}
+
+func TestPlanningAgainChangesNothing(t *testing.T) {
+	forPlans(t, func(t *rapid.T, snap netmon.Snapshot, cfg Config, p Plan) {
+		again := PlanFor(applied(snap, p), cfg)
+		if d := cmp.Diff(p, again, samePlan()...); d != "" {
+			t.Fatalf("(-first +again):\n%s", d)
+		}
+	})
+}
+
+func TestOwnTracesDoNotInfluenceThePlan(t *testing.T) {
+	forPlans(t, func(t *rapid.T, snap netmon.Snapshot, cfg Config, p Plan) {
+		traces := snap
+		old := Plan{
+			Rules:  cfg.rules(netmon.IPv6),
+			Routes: rapid.SliceOf(genRoute(len(snap.Links))).Draw(t, "old routes"),
+		}
+		for i := range old.Routes {
+			old.Routes[i].Table, old.Routes[i].Protocol = cfg.Table, cfg.Protocol
+		}
+		got := PlanFor(applied(traces, old), cfg)
+		if d := cmp.Diff(p, got, samePlan()...); d != "" {
+			t.Fatalf("(-without +with):\n%s", d)
+		}
+	})
+}
+
+// TestPlannedRoutesCanStandSideBySide: the kernel merges IPv6 routes through routers that have the same key, so
+// two of them in a plan would never come to rest.
+func TestPlannedRoutesCanStandSideBySide(t *testing.T) {
+	forPlans(t, func(t *rapid.T, _ netmon.Snapshot, _ Config, p Plan) {
+		for i, a := range p.Routes {
+			for _, b := range p.Routes[:i] {
+				merged := a.Family() == netmon.IPv6 && routed(a) && routed(b)
+				if keyOf(a) == keyOf(b) && (merged || a.Equal(b)) {
+					t.Fatalf("both %q and %q", a.Text(nil), b.Text(nil))
+				}
+			}
+		}
+	})
+}

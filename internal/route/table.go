@@ -1,0 +1,147 @@
+package route
+
+import (
+	"net/netip"
+	"slices"
+
+	"sidestep/internal/netmon"
+)
+
+// table returns what our table should hold for one family: the refusal, then what of main uses no tunnel.
+func (w *world) table(fam netmon.Family) []netmon.Route {
+	all := []netmon.Route{w.cfg.refusal(fam)}
+	hasDefault := false
+	for _, r := range w.routes {
+		if r.Table != netmon.TableMain || r.Family() != fam {
+			continue
+		}
+		if c, ok := w.copyRoute(r); ok {
+			all = append(all, c)
+			hasDefault = hasDefault || carriesDefault(c)
+		}
+	}
+	if !hasDefault && w.cfg.Uplink != "" {
+		all = append(all, w.elsewhere(fam)...)
+	}
+	return tidy(all)
+}
+
+// refusal is the route that is always there and always last.
+func (c Config) refusal(fam netmon.Family) netmon.Route {
+	return netmon.Route{
+		Table: c.Table, Dst: fam.Default(), Type: netmon.Unreachable, Metric: worstMetric, Protocol: c.Protocol,
+	}
+}
+
+// elsewhere returns the named uplink's default route from another table, for set-ups that keep it out of main.
+func (w *world) elsewhere(fam netmon.Family) []netmon.Route {
+	for _, r := range w.routes {
+		if r.Family() != fam || r.Table == w.cfg.Table || !carriesDefault(r) {
+			continue
+		}
+		if c, ok := w.copyRoute(r); ok {
+			return []netmon.Route{c}
+		}
+	}
+	return nil
+}
+
+// copyRoute returns the route as our table should have it; ok is false if it should not.
+func (w *world) copyRoute(r netmon.Route) (c netmon.Route, ok bool) {
+	c = r
+	c.Table, c.Protocol = w.cfg.Table, w.cfg.Protocol
+	c.Metric = min(r.Metric, worstMetric-1)
+	switch r.Type {
+	case netmon.Unicast, netmon.Local:
+		c.Nexthops = w.usable(r)
+		if len(c.Nexthops) == 0 || !r.Encap {
+			return c, len(c.Nexthops) > 0
+		}
+		c.Type = netmon.Unreachable // we cannot say how to wrap, and unwrapped is not what was meant
+	case netmon.Throw:
+		c.Type = netmon.Unreachable // what it leaves to other tables leads to the tunnel
+	case netmon.Blackhole, netmon.Unreachable, netmon.Prohibit:
+	default:
+		return c, false
+	}
+	// A refusal of everything is a VPN's kill switch, and not meant for packets that go out beside the VPN.
+	return netmon.Route{
+		Table: c.Table, Dst: c.Dst, Type: c.Type, Metric: c.Metric, Protocol: c.Protocol, TOS: c.TOS,
+	}, c.Dst.Bits() > 0
+}
+
+// usable returns the ways out that use no tunnel, and for a default route only those by the named uplink.
+func (w *world) usable(r netmon.Route) []netmon.Nexthop {
+	var all []netmon.Nexthop
+	for _, nh := range r.Nexthops {
+		l, exists := w.links[nh.OIF]
+		chosen := w.cfg.Uplink == "" || r.Dst.Bits() > 0 || l.Name == w.cfg.Uplink
+		if exists && l.Up && !nh.Dead && chosen && !w.avoided[nh.OIF] {
+			all = append(all, nh)
+		}
+	}
+	if len(all) == 1 {
+		all[0].Weight = 1
+	}
+	return all
+}
+
+// tidy drops copies that came out the same, and makes one route of those that several IPv6 routers announced
+// for one destination. In main these stand side by side and the kernel takes the preferred router that answers.
+// Copies of them would become one multipath route as they are written, so that is what is planned: of the
+// best preference, on one link.
+func tidy(routes []netmon.Route) []netmon.Route {
+	at := make(map[routeKey][]int, len(routes)) // the places of the routes with this key
+	all := make([]netmon.Route, 0, len(routes))
+	for _, r := range routes {
+		key := keyOf(r)
+		if slices.ContainsFunc(at[key], func(i int) bool { return absorb(&all[i], r) }) {
+			continue
+		}
+		at[key] = append(at[key], len(all))
+		all = append(all, r)
+	}
+	return all
+}
+
+// A routeKey is what the kernel takes for the same route, apart from where it leads.
+type routeKey struct {
+	dst    netip.Prefix
+	metric uint32
+	tos    uint8
+}
+
+func keyOf(r netmon.Route) routeKey { return routeKey{dst: r.Dst, metric: r.Metric, tos: r.TOS} }
+
+// absorb makes the route stand for another one of the same key too, if it can.
+func absorb(r *netmon.Route, o netmon.Route) bool {
+	if r.Equal(o) {
+		return true
+	}
+	if r.Family() != netmon.IPv6 || !routed(*r) || !routed(o) {
+		return false
+	}
+	switch {
+	case o.Pref > r.Pref:
+		*r = o
+	case o.Pref == r.Pref && o.Nexthops[0].OIF == r.Nexthops[0].OIF:
+		r.Nexthops = union(r.Nexthops, o.Nexthops)
+	}
+	return true
+}
+
+// routed reports whether the route goes through routers.
+func routed(r netmon.Route) bool {
+	return r.Type == netmon.Unicast &&
+		!slices.ContainsFunc(r.Nexthops, func(nh netmon.Nexthop) bool { return !nh.Gateway.IsValid() })
+}
+
+func union(a, b []netmon.Nexthop) []netmon.Nexthop {
+	all := slices.Clone(a)
+	for _, nh := range b {
+		if !slices.Contains(all, nh) {
+			all = append(all, nh)
+		}
+	}
+	return all
+}

@@ -1,0 +1,189 @@
+package route
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"sidestep/internal/netmon"
+)
+
+// warnings says what the user may want to change, most urgent first.
+func (w *world) warnings(p Plan) []string {
+	return slices.Concat(w.uplinkWarnings(p), w.tunnelWarnings(p), w.ruleWarnings(), w.routeWarnings())
+}
+
+func (w *world) uplinkWarnings(p Plan) []string {
+	var all []string
+	name := w.cfg.Uplink
+	if _, exists := w.snap.LinkByName(name); name != "" && !exists {
+		all = append(all, fmt.Sprintf("uplink %s does not exist", name))
+	}
+	if p.Uplink4.Index == 0 && p.Uplink6.Index == 0 {
+		all = append(all, "no default route outside a tunnel: excluded programs reach the local network at most")
+	}
+	return all
+}
+
+func (w *world) tunnelWarnings(p Plan) []string {
+	var all []string
+	for _, name := range w.cfg.Tunnels {
+		switch l, exists := w.snap.LinkByName(name); {
+		case !exists:
+			all = append(all, fmt.Sprintf("tunnel %s does not exist", name))
+		case !l.Up:
+			all = append(all, fmt.Sprintf("tunnel %s is down", name))
+		}
+	}
+	if len(w.cfg.Tunnels) == 0 && len(w.tunnels) > 1 {
+		all = append(all, fmt.Sprintf("%d tunnels found: %s; if one is not a VPN's, name those that are",
+			len(w.tunnels), names(w.tunnels)))
+	}
+	for _, l := range w.snap.Links {
+		if w.avoided[l.Index] && !slices.Contains(w.tunnels, w.iface(l.Index)) {
+			all = append(all, fmt.Sprintf("%s looks like a tunnel but is not named as one: it is not used for "+
+				"excluded programs unless it is named as the uplink", l.Name))
+		}
+	}
+	if len(w.doubtful) > 0 && len(w.tunnels) == 0 {
+		all = append(all, fmt.Sprintf("%s is taken for the uplink because it has the only default route; "+
+			"if it is a VPN's, name it as the tunnel", names(w.doubtful)))
+	}
+	return all
+}
+
+func names(links []Iface) string {
+	all := make([]string, len(links))
+	for i, l := range links {
+		all[i] = l.Name
+	}
+	return strings.Join(all, ", ")
+}
+
+// ruleWarnings names the rules of others that share our numbers or come before us.
+func (w *world) ruleWarnings() []string {
+	var all []string
+	for _, r := range w.rules {
+		switch {
+		case w.sharesMark(r):
+			all = append(all, fmt.Sprintf("rule %q%s uses bits of a mark that are ours (%#x)",
+				r, owner(r), w.cfg.Mask))
+		case r.Action == netmon.Lookup && r.Table == w.cfg.Table:
+			all = append(all, fmt.Sprintf("rule %q%s uses our table", r, owner(r)))
+		case r.Action == netmon.Lookup && r.Table == netmon.TableLocal && r.Priority >= w.cfg.Priority:
+			all = append(all, fmt.Sprintf("rule %q%s comes after ours (%d): excluded programs cannot reach "+
+				"this machine's own addresses; choose a higher priority", r, owner(r), w.cfg.Priority))
+		case w.captures(r):
+			all = append(all, fmt.Sprintf("rule %q%s comes before ours (%d) and can take packets of excluded "+
+				"programs", r, owner(r), w.cfg.Priority))
+		}
+	}
+	return all
+}
+
+// sharesMark reports whether the rule looks at our bits: at some of them, or at whole marks in which they are set.
+func (w *world) sharesMark(r netmon.Rule) bool {
+	if r.Mask == ^uint32(0) {
+		return r.Mark&w.cfg.Mask != 0
+	}
+	return r.Mask&w.cfg.Mask != 0
+}
+
+// captures reports whether the rule can decide about a marked packet that a program here sends before we do.
+func (w *world) captures(r netmon.Rule) bool {
+	if r.Priority > w.cfg.Priority || r.IIF != "" && r.IIF != "lo" || r.Action == netmon.Nop {
+		return false
+	}
+	mark := w.cfg.Mark(ExitOutside)
+	marked := mark&r.Mask == r.Mark&r.Mask
+	onlyMark := !r.Src.IsValid() && !r.Dst.IsValid() && r.IIF == "" && r.OIF == "" && !r.Narrow && !r.L3MDev
+	switch {
+	case !r.Invert && !marked, r.Invert && marked && onlyMark:
+		return false
+	case r.Action == netmon.Lookup && !r.L3MDev:
+		return r.Table != netmon.TableLocal && w.answers(r)
+	}
+	return true
+}
+
+// answers reports whether the rule's table holds a route that the rule would use.
+func (w *world) answers(r netmon.Rule) bool {
+	return slices.ContainsFunc(w.routes, func(o netmon.Route) bool {
+		return o.Table == r.Table && o.Family() == r.Family && o.Type != netmon.Throw &&
+			o.Dst.Bits() > r.SuppressPrefixLen
+	})
+}
+
+// routeWarnings says who else writes to our table; one route of each will do.
+func (w *world) routeWarnings() []string {
+	var all []string
+	seen := make(map[uint8]bool)
+	for _, r := range w.routes {
+		if r.Table == w.cfg.Table && !seen[r.Protocol] {
+			seen[r.Protocol] = true
+			all = append(all, fmt.Sprintf("route %q in our table is not ours", r.Text(namer(w.mentioned([]netmon.Route{r})))))
+		}
+	}
+	return all
+}
+
+// owner returns " (of NAME)" for a rule with numbers that a well-known program uses, and nothing for others.
+func owner(r netmon.Rule) string {
+	if name := knownMark(r.Mark, r.Mask); name != "" {
+		return " (of " + name + ")"
+	}
+	if name := knownRule(r.Priority, r.Table); name != "" {
+		return " (of " + name + ")"
+	}
+	return ""
+}
+
+// knownMark says whose mark it is, by linux-peers.md section 4.
+func knownMark(mark, mask uint32) string {
+	switch {
+	case mask == 0:
+		return ""
+	case mark == 0x6d6f6c65:
+		return "Mullvad"
+	case mark == 0xdecafbad:
+		return "Windscribe"
+	case mark == 0xca6c:
+		return "WireGuard"
+	case mark == 0x0ea13b2c:
+		return "Proton VPN"
+	case mark == 0xe1f1:
+		return "NordVPN"
+	case mark >= 0x3211 && mark <= 0x3214:
+		return "PIA or Amnezia"
+	case mark >= 0x1bd00 && mark <= 0x1bdff:
+		return "NetBird"
+	case mask == 0xff0000:
+		return "Tailscale"
+	case mask == 0xffff0000:
+		return "Calico"
+	case mask == 0xf00:
+		return "Cilium"
+	}
+	return ""
+}
+
+// knownRule says whose rule it is by its numbers.
+func knownRule(priority, table uint32) string {
+	switch {
+	case table == 52:
+		return "Tailscale"
+	case table == 220:
+		return "strongSwan"
+	case table == 7120:
+		return "NetBird"
+	case table == 51820:
+		return "WireGuard"
+	case table == 2004 || table == 2005 || priority == 1 || priority == 9 || priority == 20:
+		return "Cilium"
+	case priority == 50 || priority == 70:
+		return "Amnezia or PIA"
+	case table == 2023:
+		return "dae"
+	}
+	return ""
+}

@@ -1,0 +1,167 @@
+package route
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"sidestep/internal/netmon"
+)
+
+// A world is a snapshot without what is ours in it, and what was found out about it.
+type world struct {
+	snap   netmon.Snapshot
+	cfg    Config
+	links  map[int]netmon.Link
+	routes []netmon.Route
+	rules  []netmon.Rule
+	// tunnels are those that were named or found. avoided holds them and those found although others were
+	// named: no route of ours uses one of these.
+	tunnels []Iface
+	avoided map[int]bool
+	// doubtful are the ppp links taken for uplinks.
+	doubtful []Iface
+}
+
+func newWorld(snap netmon.Snapshot, cfg Config) *world {
+	w := &world{snap: snap, cfg: cfg, links: make(map[int]netmon.Link), avoided: make(map[int]bool)}
+	for _, l := range snap.Links {
+		w.links[l.Index] = l
+	}
+	for _, r := range snap.Routes {
+		if !cfg.ownsRoute(r) {
+			w.routes = append(w.routes, r)
+		}
+	}
+	for _, r := range snap.Rules {
+		if !cfg.ownsRule(r) {
+			w.rules = append(w.rules, r)
+		}
+	}
+	w.findTunnels()
+	return w
+}
+
+func (w *world) iface(index int) Iface { return Iface{Index: index, Name: w.links[index].Name} }
+
+// findTunnels fills in tunnels, avoided and doubtful.
+func (w *world) findTunnels() {
+	for _, l := range w.snap.Links {
+		named := slices.Contains(w.cfg.Tunnels, l.Name)
+		found := !named && l.Name != w.cfg.Uplink && w.looksLikeTunnel(l)
+		if !l.Up || !named && !found {
+			continue
+		}
+		w.avoided[l.Index] = true
+		if named || len(w.cfg.Tunnels) == 0 {
+			w.tunnels = append(w.tunnels, w.iface(l.Index))
+		}
+	}
+}
+
+// looksLikeTunnel reports whether a link is of a kind that VPNs use and most of the internet is behind it.
+func (w *world) looksLikeTunnel(l netmon.Link) bool {
+	if !l.Up || !tunnelKind(l.Kind) || !w.carriesMost(l.Index, netmon.IPv4) && !w.carriesMost(l.Index, netmon.IPv6) {
+		return false
+	}
+	if l.Kind == "ppp" && w.isDialUp(l.Index) {
+		w.doubtful = append(w.doubtful, w.iface(l.Index))
+		return false
+	}
+	return true
+}
+
+// tunnelKind reports whether VPNs use links of this kind. Links without a kind are hardware: modems too
+// are point-to-point links, so flags say nothing.
+func tunnelKind(kind string) bool {
+	switch kind {
+	case "wireguard", "amneziawg", "tun", "ovpn", "ovpn-dco", "ppp", "ipip", "ip6tnl", "sit", "gre", "gretap",
+		"ip6gre", "ip6gretap", "vti", "vti6", "xfrm":
+		return true
+	}
+	return false
+}
+
+// isDialUp reports whether a ppp link holds a default route in main with which no ordinary link competes, in
+// one family at least: then it is the way to the internet (PPPoE, a modem), not something on top of it.
+func (w *world) isDialUp(index int) bool {
+	for _, fam := range []netmon.Family{netmon.IPv4, netmon.IPv6} {
+		holds, rival := false, false
+		for _, r := range w.routes {
+			if r.Family() != fam || r.Table != netmon.TableMain || !carriesDefault(r) {
+				continue
+			}
+			for _, nh := range r.Nexthops {
+				holds = holds || nh.OIF == index
+				rival = rival || !tunnelKind(w.links[nh.OIF].Kind)
+			}
+		}
+		if holds && !rival {
+			return true
+		}
+	}
+	return false
+}
+
+// carriesMost reports whether the routes of the tables that rules lead to send more than half of the
+// addresses there are to the link: by a default route, by halves (OpenVPN's 0/1 and 128/1), or by the many
+// pieces that WireGuard makes of "everything but private addresses".
+func (w *world) carriesMost(index int, fam netmon.Family) bool {
+	var dst []netip.Prefix
+	for _, r := range w.routes {
+		uses := r.Family() == fam && r.Type == netmon.Unicast &&
+			slices.ContainsFunc(r.Nexthops, func(nh netmon.Nexthop) bool { return nh.OIF == index })
+		if uses && w.reachable(r.Table, fam) {
+			dst = append(dst, r.Dst)
+		}
+	}
+	return coverage(dst) > wholeSpace/2
+}
+
+// reachable reports whether a rule leads to the table.
+func (w *world) reachable(table uint32, fam netmon.Family) bool {
+	return slices.ContainsFunc(w.rules, func(r netmon.Rule) bool {
+		return r.Family == fam && r.Action == netmon.Lookup && r.Table == table
+	})
+}
+
+// wholeSpace is the [coverage] of a default route.
+const wholeSpace = uint64(1) << 32
+
+// coverage returns how much of the space of addresses the prefixes hold together, in 1/wholeSpace. Of IPv6
+// only 2000::/3 counts, where all global addresses are.
+func coverage(dst []netip.Prefix) uint64 {
+	dst = slices.Clone(dst)
+	slices.SortFunc(dst, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	var sum uint64
+	var last netip.Prefix
+	for _, p := range dst {
+		if last.IsValid() && last.Contains(p.Addr()) {
+			continue // prefixes are nested or apart
+		}
+		last = p
+		sum += size(p)
+	}
+	return sum
+}
+
+func size(p netip.Prefix) uint64 {
+	if p.Addr().Is4() {
+		return wholeSpace >> p.Bits()
+	}
+	global := netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20}), 3)
+	switch {
+	case !p.Overlaps(global):
+		return 0
+	case p.Bits() <= global.Bits():
+		return wholeSpace
+	}
+	return wholeSpace >> (p.Bits() - global.Bits())
+}
+
+// carriesDefault reports whether the route sends everything somewhere.
+func carriesDefault(r netmon.Route) bool {
+	return r.Type == netmon.Unicast && r.Dst.Bits() == 0 && len(r.Nexthops) > 0
+}

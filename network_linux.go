@@ -1,0 +1,137 @@
+package sidestep
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"sidestep/api"
+	"sidestep/internal/netmon"
+	"sidestep/internal/route"
+)
+
+func (e *Engine) file(name string) string { return filepath.Join(e.opts.State, name) }
+
+// openRoutes opens the actuator with what an engine before us had changed.
+func (e *Engine) openRoutes() (err error) {
+	var saved savedNetwork
+	if err := readState(e.opts.State, networkFile, &saved); err != nil {
+		return err
+	}
+	c := e.opts.routing()
+	if saved.Version != 0 && !sameNumbers(saved.config(), c) {
+		if err := cleanRoutes(saved); err != nil {
+			return fmt.Errorf("remove rules and routes under the numbers used before: %w", err)
+		}
+		saved = savedNetwork{}
+	}
+	e.routes, err = route.New(c, saved.Saved, func(s route.Saved) error {
+		return writeState(e.opts.State, networkFile, networkOf(c, s))
+	})
+	if err != nil {
+		return err
+	}
+	return writeState(e.opts.State, networkFile, networkOf(c, saved.Saved))
+}
+
+func networkOf(c route.Config, s route.Saved) savedNetwork {
+	return savedNetwork{
+		Version: 1, Mask: c.Mask, Table: c.Table, Priority: c.Priority, Protocol: c.Protocol, Saved: s,
+	}
+}
+
+func sameNumbers(a, b route.Config) bool {
+	return a.Mask == b.Mask && a.Table == b.Table && a.Priority == b.Priority && a.Protocol == b.Protocol
+}
+
+// follow makes the routing equal to what this network asks for.
+func (e *Engine) follow(ctx context.Context, snap netmon.Snapshot) error {
+	e.latest.CompareAndSwap(nil, &snap)
+	before := e.plan
+	e.plan = route.PlanFor(snap, e.opts.routing())
+	e.routed = e.routes.Set(ctx, e.plan)
+	if e.routed != nil {
+		return fmt.Errorf("set rules and routes: %w", e.routed)
+	}
+	if text := describe(e.plan); text != describe(before) {
+		e.opts.Log.Info("network", "tunnels", tunnels(e.plan), "uplink4", e.plan.Uplink4.Name, "uplink6", e.plan.Uplink6.Name)
+		e.events.send(api.Event{Kind: api.EventNetwork, Text: text})
+	}
+	return nil
+}
+
+func tunnels(p route.Plan) []string {
+	names := make([]string, 0, len(p.Tunnels))
+	for _, t := range p.Tunnels {
+		names = append(names, t.Name)
+	}
+	return names
+}
+
+func describe(p route.Plan) string {
+	or := func(name string) string {
+		if name == "" {
+			return "none"
+		}
+		return name
+	}
+	return fmt.Sprintf("tunnel %s, uplink %s (IPv4) %s (IPv6)",
+		or(strings.Join(tunnels(p), ", ")), or(p.Uplink4.Name), or(p.Uplink6.Name))
+}
+
+// judge says what state the engine is in.
+func (e *Engine) judge() api.State {
+	switch {
+	case e.routed != nil, len(e.complaints()) > 0:
+		return api.Degraded
+	case len(e.plan.Tunnels) > 0:
+		return api.Engaged
+	}
+	return api.Ready
+}
+
+// complaints lists what of the policy is not enforced as it should be. Each of them degrades the engine.
+func (e *Engine) complaints() []string {
+	var all []string
+	if e.routed != nil {
+		all = append(all, fmt.Sprintf("rules and routes are not as they should be: %v", e.routed))
+	}
+	for _, a := range e.apps {
+		if a.err != nil {
+			all = append(all, fmt.Sprintf("%s: %v", a.Path, a.err))
+		}
+	}
+	counters, err := e.kernel.Counters()
+	if err != nil {
+		return append(all, err.Error())
+	}
+	for _, c := range []struct{ counter, text string }{
+		{"labels_full", "%d processes of excluded apps could not be recorded; their sockets are refused"},
+		{"refused_foreign_mark", "%d sockets of excluded apps were refused: another program had put a mark on them"},
+		{"refused_no_note", "%d sockets of excluded apps were refused: no memory"},
+	} {
+		if n := counters[c.counter]; n > 0 {
+			all = append(all, fmt.Sprintf(c.text, n))
+		}
+	}
+	return all
+}
+
+func (e *Engine) warnings() []string {
+	all := slices.Concat(e.complaints(), e.plan.Warnings, e.watcher.Warnings())
+	if all == nil {
+		return []string{} // never null in JSON
+	}
+	return all
+}
+
+func (e *Engine) setState(s api.State) {
+	if s == e.state {
+		return
+	}
+	e.state = s
+	e.opts.Log.Info("state", "is", s)
+	e.events.send(api.Event{Kind: api.EventState, Text: string(s)})
+}
