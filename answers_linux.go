@@ -18,6 +18,13 @@ import (
 
 // Status says what the engine as a whole is doing.
 func (e *Engine) Status(ctx context.Context) (api.Status, error) {
+	select {
+	case <-e.ready:
+	default:
+		return api.Status{
+			Version: api.Version, State: api.Starting, Tunnels: []string{}, Counters: map[string]uint64{}, Warnings: []string{},
+		}, nil
+	}
 	var s api.Status
 	err := e.do(ctx, func() error {
 		counters, err := e.kernel.Counters()

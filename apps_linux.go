@@ -292,7 +292,7 @@ func admit(a policy.App) (app, error) {
 			Code: api.CodeBadPath, Message: a.Path + " is a directory",
 			Hint: fmt.Sprintf("write %s/ to exclude every program below it", a.Path),
 		}
-	case errors.Is(n.err, identity.ErrNotDirectory):
+	case errors.Is(n.err, identity.ErrNotDirectory) && a.Dir():
 		return n, &api.Error{
 			Code: api.CodeBadPath, Message: a.Path + " is not a directory",
 			Hint: "leave the final / away to exclude a program",

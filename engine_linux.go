@@ -178,14 +178,16 @@ func (e *Engine) run(ctx context.Context) error {
 	return err
 }
 
-// retryAfter is how long a network or a path that could not be followed is left alone.
+// retryAfter is how long a network that could not be followed is left alone.
 const retryAfter = time.Second
 
 // serve owns the engine's state: everything that reads or changes it happens here.
 func (e *Engine) serve(ctx context.Context) error {
-	retry := time.NewTimer(retryAfter)
-	defer retry.Stop()
 	for {
+		var retry <-chan time.Time
+		if e.routed != nil {
+			retry = time.After(retryAfter)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -195,12 +197,8 @@ func (e *Engine) serve(ctx context.Context) error {
 			e.logged("follow the network", e.follow(ctx, *e.latest.Load()))
 		case <-e.stale:
 			e.logged("resolve the policy's paths", e.resolveAgain(ctx))
-		case <-retry.C:
-			if e.routed != nil {
-				e.logged("follow the network", e.follow(ctx, *e.latest.Load()))
-			}
-			retry.Reset(retryAfter)
-			continue
+		case <-retry:
+			e.logged("follow the network", e.follow(ctx, *e.latest.Load()))
 		}
 		e.setState(e.judge())
 	}

@@ -2,9 +2,14 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 
 	"sidestep"
 	"sidestep/internal/config"
+	"sidestep/internal/demo"
+	"sidestep/internal/doctor"
 )
 
 // EngineHooks are the hooks of the real engine.
@@ -19,8 +24,25 @@ func EngineHooks() Hooks {
 			}
 			return engine{e, opts}, nil
 		},
-		Clean: func(_ context.Context, o CleanOptions) ([]string, error) { return sidestep.Clean(o.State) },
+		Clean:  func(_ context.Context, o CleanOptions) ([]string, error) { return sidestep.Clean(o.State) },
+		Demo:   func(ctx context.Context, o DemoOptions) error { return demo.Run(ctx, demo.Options{Out: o.Out}) },
+		Doctor: runExamination,
 	}
+}
+
+// runExamination writes what package doctor finds. A machine that lacks something needed makes it fail.
+func runExamination(ctx context.Context, o DoctorOptions) error {
+	report := doctor.Examine(ctx)
+	var err error
+	if o.JSON {
+		err = json.NewEncoder(o.Out).Encode(report)
+	} else {
+		_, err = fmt.Fprint(o.Out, report)
+	}
+	if err == nil && !report.Healthy() {
+		err = errors.New("this machine lacks what sidestep needs; the lines marked missing say what")
+	}
+	return err
 }
 
 // engine is a sidestep.Engine that reloads from a configuration file.

@@ -120,6 +120,7 @@ func TestScripts(t *testing.T) {
 			}
 			e.Defer(func() { os.RemoveAll(dir) })
 			e.Setenv("S", dir)
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // or each of a hundred programs takes a second to end
 			e.Setenv("PID", strconv.Itoa(os.Getpid()))
 			e.Setenv("SIDESTEP_SOCKET", dir+"/control.sock")
 			return start(eng, dir+"/control.sock", e.Defer)

@@ -162,3 +162,18 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestManPageHasEveryKey(t *testing.T) {
+	man, err := os.ReadFile("../../man/sidestep.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range keys() {
+		if !strings.Contains(string(man), ".It Ic "+k+"\n") {
+			t.Errorf("the man page lacks the key %s", k)
+		}
+		if wanted(k) == "" {
+			t.Errorf("nothing says what the key %s takes", k)
+		}
+	}
+}

@@ -182,7 +182,8 @@ func decodeRoute(m []byte) (Route, error) {
 			r.Encap = nh.set(t, v) || r.Encap
 		}
 	}
-	if len(r.Nexthops) == 0 && r.Type < Blackhole && nh.OIF != 0 { // a refusal names lo in IPv6, and means nothing by it
+	// A refusal names lo in IPv6, and means nothing by it.
+	if len(r.Nexthops) == 0 && r.Type < Blackhole && nh.OIF != 0 {
 		r.Nexthops = []Nexthop{nh}
 	}
 	return r, nil

@@ -2,6 +2,7 @@ package netmon
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -58,7 +59,7 @@ func (m *Monitor) Run(ctx context.Context, fn func(Snapshot)) error {
 		if !pending {
 			at = time.Now().Add(clockInterval)
 		}
-		changed, err := m.wait(ctx, at)
+		changed, rules, err := m.wait(ctx, at)
 		before, now := clock, time.Now()
 		clock = now
 		switch {
@@ -66,6 +67,9 @@ func (m *Monitor) Run(ctx context.Context, fn func(Snapshot)) error {
 			return err
 		case changed || jumped(before, now):
 			s.change(now)
+			if rules {
+				s.hurry()
+			}
 		case pending:
 			if err := m.look(&s, &last, fn); err != nil {
 				return err
@@ -95,26 +99,38 @@ func (m *Monitor) look(s *settle, last **Snapshot, fn func(Snapshot)) error {
 	return nil
 }
 
-// wait returns true after an event and false at the given time. What an event says does not matter.
-func (m *Monitor) wait(ctx context.Context, until time.Time) (changed bool, err error) {
+// wait returns true after an event and false at the given time. Of what an event says it matters only whether it is
+// about rules.
+func (m *Monitor) wait(ctx context.Context, until time.Time) (changed, rules bool, err error) {
 	if err := m.events.SetReadDeadline(until); err != nil {
-		return false, fmt.Errorf("wait for network events: %w", err)
+		return false, false, fmt.Errorf("wait for network events: %w", err)
 	}
 	// Checked after the deadline is set: if ctx ends later, its AfterFunc comes later too and wakes the read.
 	if err := ctx.Err(); err != nil {
-		return false, err
+		return false, false, err
 	}
 	var b [64]byte // the rest of a message is dropped
-	_, err = m.events.Read(b[:])
+	n, err := m.events.Read(b[:])
 	switch {
-	case err == nil, errors.Is(err, unix.ENOBUFS):
-		return true, nil
+	case err == nil:
+		return true, aboutRules(b[:n]), nil
+	case errors.Is(err, unix.ENOBUFS):
+		return true, true, nil
 	case ctx.Err() != nil:
-		return false, ctx.Err()
+		return false, false, ctx.Err()
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return false, nil
+		return false, false, nil
 	}
-	return false, fmt.Errorf("read network events: %w", err)
+	return false, false, fmt.Errorf("read network events: %w", err)
+}
+
+// aboutRules reports whether a message, which starts with a struct nlmsghdr, says that a rule came or went.
+func aboutRules(message []byte) bool {
+	if len(message) < unix.SizeofNlMsghdr {
+		return false
+	}
+	kind := binary.NativeEndian.Uint16(message[4:])
+	return kind == unix.RTM_NEWRULE || kind == unix.RTM_DELRULE
 }
 
 // subscribe opens a socket that has something to read after any change a snapshot would show.

@@ -3,7 +3,7 @@ package netmon
 import "time"
 
 // When to look again after a change. One change is seen after quiet; changes that keep coming are seen every
-// limit at the latest; and looking never takes more than one part in restFactor+1 of the time, however long
+// limit at the latest; a change of rules, which may take marked packets elsewhere, is seen at once; and looking never takes more than one part in restFactor+1 of the time, however long
 // the tables are and however fast they change.
 const (
 	quiet      = 50 * time.Millisecond
@@ -15,6 +15,7 @@ const (
 type settle struct {
 	first, last time.Time // of the changes not looked at yet
 	rest        time.Time // do not look before
+	urgent      bool      // do not wait for quiet
 }
 
 // change notes that something changed.
@@ -25,12 +26,18 @@ func (s *settle) change(now time.Time) {
 	s.last = now
 }
 
+// hurry notes that what changed will not bear waiting.
+func (s *settle) hurry() { s.urgent = true }
+
 // due returns the moment to look; ok is false if nothing changed.
 func (s *settle) due() (at time.Time, ok bool) {
 	if s.first.IsZero() {
 		return time.Time{}, false
 	}
 	at = s.last.Add(quiet)
+	if s.urgent {
+		at = s.last
+	}
 	if late := s.first.Add(limit); late.Before(at) {
 		at = late
 	}
@@ -41,7 +48,7 @@ func (s *settle) due() (at time.Time, ok bool) {
 }
 
 // looking forgets the changes up to now: they will be seen.
-func (s *settle) looking() { s.first, s.last = time.Time{}, time.Time{} }
+func (s *settle) looking() { s.first, s.last, s.urgent = time.Time{}, time.Time{}, false }
 
 // looked notes what looking cost.
 func (s *settle) looked(start, end time.Time) { s.rest = end.Add(restFactor * end.Sub(start)) }

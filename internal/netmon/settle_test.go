@@ -41,6 +41,21 @@ func TestSettle(t *testing.T) {
 	}
 }
 
+func TestSettleHurries(t *testing.T) {
+	now := time.Unix(1000, 0)
+	var s settle
+	s.change(now)
+	s.hurry()
+	if due, ok := s.due(); !ok || !due.Equal(now) {
+		t.Errorf("due %v after the change (%v), want at once", due.Sub(now), ok)
+	}
+	s.looking()
+	s.change(now)
+	if due, _ := s.due(); due.Equal(now) {
+		t.Error("the next change hurries too")
+	}
+}
+
 func TestJumped(t *testing.T) {
 	before := time.Now() // has a monotonic reading
 	if now := before.Add(time.Minute); jumped(before, now) {

@@ -19,7 +19,7 @@ func (a *Actuator) Clean(ctx context.Context) (removed []string, err error) {
 		lines, err := a.cleanRules(ctx, fam)
 		removed, errs = append(removed, lines...), append(errs, err)
 	}
-	name := a.linkNames()
+	name := a.linkName()
 	for _, fam := range []netmon.Family{netmon.IPv4, netmon.IPv6} {
 		lines, err := a.cleanRoutes(ctx, fam, name)
 		removed, errs = append(removed, lines...), append(errs, err)
@@ -50,7 +50,9 @@ func (a *Actuator) cleanRules(ctx context.Context, fam netmon.Family) (removed [
 	return removed, nil
 }
 
-func (a *Actuator) cleanRoutes(ctx context.Context, fam netmon.Family, name func(int) string) (removed []string, err error) {
+func (a *Actuator) cleanRoutes(
+	ctx context.Context, fam netmon.Family, name func(int) string,
+) (removed []string, err error) {
 	routes, err := a.reader.Routes(fam, a.cfg.Table)
 	if err != nil {
 		return nil, err
@@ -70,8 +72,8 @@ func (a *Actuator) cleanRoutes(ctx context.Context, fam netmon.Family, name func
 	return removed, nil
 }
 
-// linkNames names links for the report; without a list of them they keep their numbers.
-func (a *Actuator) linkNames() func(int) string {
+// linkName names links for the report; without a list of them they keep their numbers.
+func (a *Actuator) linkName() func(int) string {
 	links, err := a.reader.Links()
 	if err != nil {
 		return nil

@@ -40,7 +40,7 @@ const (
 	// DefaultPriority: a rule that comes before ours can take marked packets into its tunnel, so ours comes
 	// before Calico's 99, PIA's 100, NetBird's 105, strongSwan's 220, VRF's 1000, Tailscale's 1310 and 5210,
 	// Windscribe's 16383, NetworkManager's 31xxx and wg-quick's 327xx. Below 50 is Cilium's. Amnezia's
-	// 50 and 70 look at marks of their own. We use this number and the next.
+	// 50 and 70 look at marks of their own. We use this number and the next, or lower ones: see [Config].
 	DefaultPriority uint32 = 90
 
 	// DefaultProtocol marks rules and routes as ours. 'S'; below it iproute2 names up to 42 (Babel), above it
@@ -57,7 +57,10 @@ type Config struct {
 	Mask uint32
 	// Table holds the uplink's routes.
 	Table uint32
-	// Priority is that of our first rule; the second has the next.
+	// Priority is that of our first rule; the second has the next. Where a rule of others would take marked
+	// packets before that, both go before it. That happens by itself: a rule that is added without a priority, as
+	// wg-quick does, gets the one just before the first rule after "local" (fib_default_rule_pref in
+	// net/core/fib_rules.c), so before ours.
 	Priority uint32
 	// Protocol marks rules and routes as ours.
 	Protocol uint8
@@ -117,7 +120,7 @@ func (c Config) ownsRule(r netmon.Rule) bool {
 	case r.Protocol != c.Protocol:
 		return false
 	case r.Action == netmon.Lookup:
-		return r.Table == c.Table && r.Priority == c.Priority
+		return r.Table == c.Table && r.Priority <= c.Priority
 	}
-	return r.Action == netmon.RuleUnreachable && r.Priority == c.Priority+1
+	return r.Action == netmon.RuleUnreachable && r.Priority <= c.Priority+1
 }

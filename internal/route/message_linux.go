@@ -45,7 +45,7 @@ func (c *conn) addRoute(r netmon.Route) error {
 	return c.create(unix.RTM_NEWROUTE, flags, routeMessage(r))
 }
 
-// replaceRoute puts a route in the place of the one of the same key. There is no moment without one of the two.
+// replaceRoute puts a route in the place of the one of the same key.
 func (c *conn) replaceRoute(r netmon.Route) error {
 	return c.request(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, routeMessage(r))
 }

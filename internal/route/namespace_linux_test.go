@@ -1,12 +1,19 @@
 package route
 
 import (
+	"bytes"
+	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -46,12 +53,42 @@ func newBench(t *testing.T, links ...string) *bench {
 	check(t, err)
 	t.Cleanup(func() { check(t, unix.Close(b.events)) })
 	check(t, unix.Bind(b.events, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}))
+	check(t, os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)) // addresses at once
 	b.up("lo")
 	for _, name := range links {
 		b.add(name)
 		b.up(name)
 	}
+	b.await(linksAreReady)
 	return b
+}
+
+// await waits for a snapshot that satisfies ok.
+func (b *bench) await(ok func(netmon.Snapshot) bool) {
+	b.t.Helper()
+	m, err := netmon.New()
+	check(b.t, err)
+	ctx, cancel := context.WithTimeout(b.t.Context(), 20*time.Second)
+	defer cancel()
+	done := false
+	err = m.Run(ctx, func(s netmon.Snapshot) {
+		if done = ok(s); done {
+			cancel()
+		}
+	})
+	if check(b.t, m.Close()); !done {
+		b.t.Fatalf("network does not come to rest: %v", err)
+	}
+}
+
+// linksAreReady reports whether the kernel has given every link its link-local address, the last of what it
+// does by itself and in its own time.
+func linksAreReady(s netmon.Snapshot) bool {
+	return !slices.ContainsFunc(s.Links, func(l netmon.Link) bool {
+		return !l.Running || !l.Loopback && !slices.ContainsFunc(s.Routes, func(r netmon.Route) bool {
+			return r.Type == netmon.Local && r.Dst.Addr().IsLinkLocalUnicast() && r.Nexthops[0].OIF == l.Index
+		})
+	})
 }
 
 func check(t testing.TB, err error) {
@@ -62,12 +99,11 @@ func check(t testing.TB, err error) {
 }
 
 // add makes a link: a tun device, or one end of a pair of which the other is up too, so that there is a carrier.
-// IPv6 addresses of both are usable at once.
 func (b *bench) add(name string) {
 	b.t.Helper()
 	if name[:3] == "tun" {
-		tun := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TUN, NonPersist: true}
-		tun.Queues, tun.Flags = 1, netlink.TUNTAP_NO_PI
+		tun := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TUN}
+		tun.NonPersist, tun.Queues, tun.Flags = true, 1, netlink.TUNTAP_NO_PI
 		check(b.t, b.handle.LinkAdd(tun))
 		for _, f := range tun.Fds {
 			b.t.Cleanup(func() { check(b.t, f.Close()) })
@@ -101,6 +137,11 @@ func (b *bench) addr(name, prefix string) {
 	check(b.t, err)
 	a.Flags = unix.IFA_F_NODAD
 	check(b.t, b.handle.AddrAdd(b.link(name), a))
+	b.await(func(s netmon.Snapshot) bool { // a worker brings IPv6 addresses into use
+		return slices.ContainsFunc(s.Routes, func(r netmon.Route) bool {
+			return r.Type == netmon.Local && net.IP(r.Dst.Addr().AsSlice()).Equal(a.IP)
+		})
+	})
 }
 
 // setup does what lines of [parseWorld] say to the namespace; their links must exist.
@@ -141,6 +182,31 @@ func (b *bench) snapshot() netmon.Snapshot {
 	s, err := b.reader.Snapshot()
 	check(b.t, err)
 	return s
+}
+
+// wantSame checks that the network is what it was.
+func (b *bench) wantSame(before netmon.Snapshot) {
+	b.t.Helper()
+	if d := cmp.Diff(lines(before), lines(b.snapshot())); d != "" {
+		b.t.Errorf("the network is not what it was (-before +after):\n%s", d)
+	}
+}
+
+func lines(s netmon.Snapshot) []string {
+	all := []string{fmt.Sprintf("all rp_filter %d", s.RPFilterAll)}
+	for _, l := range s.Links {
+		all = append(all, fmt.Sprintf("link %+v", l))
+	}
+	for _, a := range s.Addrs {
+		all = append(all, fmt.Sprintf("address %+v", a))
+	}
+	for _, r := range s.Rules {
+		all = append(all, "rule "+r.String())
+	}
+	for _, r := range s.Routes {
+		all = append(all, "route "+r.Text(nil))
+	}
+	return all
 }
 
 func (b *bench) sysctl(path, value string) {
@@ -185,13 +251,15 @@ func (b *bench) wantWay(dst string, mark uint32, want string) {
 // listen starts to hear of changes of rules and routes.
 func (b *bench) listen() {
 	b.t.Helper()
-	for _, g := range []int{unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE} {
+	for _, g := range []int{
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+	} {
 		check(b.t, unix.SetsockoptInt(b.events, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, g))
 	}
 }
 
-// heard returns how many messages came since the last call. It makes a change of its own and waits for that,
-// so that silence is proven.
+// heard returns how many messages about rules and our table came since the last call. It makes a change of its
+// own and waits for that, so that silence is proven.
 func (b *bench) heard() int {
 	b.t.Helper()
 	const marker = 4242
@@ -200,12 +268,16 @@ func (b *bench) heard() int {
 	gone.Priority, gone.Table = marker, marker
 	check(b.t, b.handle.RuleDel(gone))
 	buf := make([]byte, 1<<16)
-	for n := 0; ; n++ {
+	ours := attribute32(nil, unix.RTA_TABLE, DefaultTable)
+	for n := 0; ; {
 		size, _, err := unix.Recvfrom(b.events, buf, 0)
 		check(b.t, err)
 		m := buf[:size]
-		if kind := uint16(m[4]) | uint16(m[5])<<8; kind == unix.RTM_DELRULE {
-			return n - 1
+		switch kind := binary.NativeEndian.Uint16(m[4:]); {
+		case kind == unix.RTM_DELRULE && bytes.Contains(m, attribute32(nil, unix.FRA_PRIORITY, marker)):
+			return n - 1 // the marker's arrival was one
+		case kind == unix.RTM_DELRULE, kind == unix.RTM_NEWRULE, bytes.Contains(m, ours):
+			n++
 		}
 	}
 }

@@ -48,7 +48,7 @@ func PlanFor(snap netmon.Snapshot, cfg Config) Plan {
 	for _, fam := range []netmon.Family{netmon.IPv4, netmon.IPv6} {
 		routes := w.table(fam)
 		p.Routes = append(p.Routes, routes...)
-		p.Rules = append(p.Rules, cfg.rules(fam)...)
+		p.Rules = append(p.Rules, cfg.rules(fam, w.priority(fam))...)
 	}
 	p.Uplink4, p.Uplink6 = w.uplink(p.Routes, netmon.IPv4), w.uplink(p.Routes, netmon.IPv6)
 	p.Uplinks = w.uplinks(p.Routes)
@@ -59,10 +59,24 @@ func PlanFor(snap netmon.Snapshot, cfg Config) Plan {
 	return p
 }
 
-// rules returns our rules of one family.
-func (c Config) rules(fam netmon.Family) []netmon.Rule {
+// priority returns that of our first rule: the configured one, unless others would then come first.
+func (w *world) priority(fam netmon.Family) uint32 {
+	priority := w.cfg.Priority
+	for _, r := range w.rules {
+		if r.Family == fam && w.captures(r) && canPrecede(r) {
+			priority = min(priority, r.Priority-2)
+		}
+	}
+	return priority
+}
+
+// canPrecede reports whether there is room for our two rules before r and after "local".
+func canPrecede(r netmon.Rule) bool { return r.Priority >= 3 }
+
+// rules returns our rules of one family, the first of them with this priority.
+func (c Config) rules(fam netmon.Family, priority uint32) []netmon.Rule {
 	rule := netmon.Rule{
-		Family: fam, Priority: c.Priority, Action: netmon.Lookup, Table: c.Table,
+		Family: fam, Priority: priority, Action: netmon.Lookup, Table: c.Table,
 		Mark: c.Mark(ExitOutside), Mask: c.Mask, SuppressPrefixLen: -1, Protocol: c.Protocol,
 	}
 	// The table ends in a refusal, but that is not enough. An IPv6 lookup that meets a route just as it is
@@ -71,7 +85,7 @@ func (c Config) rules(fam netmon.Family) []netmon.Rule {
 	// thousand changes. And others can empty the table: `ip route flush`, systemd-networkd as it starts, lo
 	// going down. The second rule refuses without a table.
 	refuse := rule
-	refuse.Priority, refuse.Action, refuse.Table = c.Priority+1, netmon.RuleUnreachable, 0
+	refuse.Priority, refuse.Action, refuse.Table = priority+1, netmon.RuleUnreachable, 0
 	return []netmon.Rule{rule, refuse}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,8 +13,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/rogpeppe/go-internal/txtar"
-
-	"net/netip"
 )
 
 var update = flag.Bool("update", false, "rewrite the plans in testdata")
@@ -151,7 +150,8 @@ func TestConfig(t *testing.T) {
 		{"main", func(c *Config) { c.Table = 254 }, "routing table 254: reserved"},
 		{"late", func(c *Config) { c.Priority = 32766 }, "rule priority 32766: not between 1 and 32764"},
 		{"no protocol", func(c *Config) { c.Protocol = 0 }, "routing protocol 0: means unknown"},
-		{"both", func(c *Config) { c.Tunnels, c.Uplink = []string{"a"}, "a" }, `interface "a": named as tunnel and as uplink`},
+		{"both", func(c *Config) { c.Tunnels, c.Uplink = []string{"a"}, "a" },
+			`interface "a": named as tunnel and as uplink`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -115,8 +115,20 @@ func TestRefusalIsAlwaysPlannedAndLast(t *testing.T) {
 			if worst != 1 || !slices.ContainsFunc(p.Routes, cfg.refusal(fam).Equal) {
 				t.Fatalf("%s: %d routes with the worst metric, want just the refusal:\n%s", fam, worst, p)
 			}
-			if got := rulesOf(p, fam); !slices.Equal(got, cfg.rules(fam)) {
+			if got := rulesOf(p, fam); !slices.Equal(got, cfg.rules(fam, got[0].Priority)) {
 				t.Fatalf("%s rules = %v", fam, got)
+			}
+		}
+	})
+}
+
+func TestNoForeignRuleTakesMarkedPacketsBeforeOurs(t *testing.T) {
+	forPlans(t, func(t *rapid.T, snap netmon.Snapshot, cfg Config, p Plan) {
+		w := newWorld(snap, cfg)
+		for _, r := range w.rules {
+			last := rulesOf(p, r.Family)[1]
+			if w.captures(r) && canPrecede(r) && r.Priority <= last.Priority {
+				t.Fatalf("rule %q comes before our %q", r, last)
 			}
 		}
 	})
@@ -168,7 +180,7 @@ func TestOwnTracesDoNotInfluenceThePlan(t *testing.T) {
 	forPlans(t, func(t *rapid.T, snap netmon.Snapshot, cfg Config, p Plan) {
 		traces := snap
 		old := Plan{
-			Rules:  cfg.rules(netmon.IPv6),
+			Rules:  cfg.rules(netmon.IPv6, cfg.Priority),
 			Routes: rapid.SliceOf(genRoute(len(snap.Links))).Draw(t, "old routes"),
 		}
 		for i := range old.Routes {

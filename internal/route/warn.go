@@ -73,9 +73,9 @@ func (w *world) ruleWarnings() []string {
 		case r.Action == netmon.Lookup && r.Table == netmon.TableLocal && r.Priority >= w.cfg.Priority:
 			all = append(all, fmt.Sprintf("rule %q%s comes after ours (%d): excluded programs cannot reach "+
 				"this machine's own addresses; choose a higher priority", r, owner(r), w.cfg.Priority))
-		case w.captures(r):
-			all = append(all, fmt.Sprintf("rule %q%s comes before ours (%d) and can take packets of excluded "+
-				"programs", r, owner(r), w.cfg.Priority))
+		case w.captures(r) && !canPrecede(r):
+			all = append(all, fmt.Sprintf("rule %q%s comes before any that we could add, and can take packets of "+
+				"excluded programs", r, owner(r)))
 		}
 	}
 	return all
@@ -89,9 +89,10 @@ func (w *world) sharesMark(r netmon.Rule) bool {
 	return r.Mask&w.cfg.Mask != 0
 }
 
-// captures reports whether the rule can decide about a marked packet that a program here sends before we do.
+// captures reports whether the rule would decide about a marked packet that a program here sends, before rules of
+// ours with the configured priorities do.
 func (w *world) captures(r netmon.Rule) bool {
-	if r.Priority > w.cfg.Priority || r.IIF != "" && r.IIF != "lo" || r.Action == netmon.Nop {
+	if r.Priority > w.cfg.Priority+1 || r.IIF != "" && r.IIF != "lo" || r.Action == netmon.Nop {
 		return false
 	}
 	mark := w.cfg.Mark(ExitOutside)
@@ -121,7 +122,8 @@ func (w *world) routeWarnings() []string {
 	for _, r := range w.routes {
 		if r.Table == w.cfg.Table && !seen[r.Protocol] {
 			seen[r.Protocol] = true
-			all = append(all, fmt.Sprintf("route %q in our table is not ours", r.Text(namer(w.mentioned([]netmon.Route{r})))))
+			text := r.Text(func(index int) string { return w.links[index].Name })
+			all = append(all, fmt.Sprintf("route %q in our table is not ours", text))
 		}
 	}
 	return all

@@ -17,7 +17,7 @@ import (
 //	link NAME [KIND] [down] [rp_filter N]
 //	all rp_filter N
 //	rule FAMILY PRIORITY: [not] from all [fwmark MARK[/MASK]] [iif NAME] lookup TABLE [...]
-//	route FAMILY [TYPE] PREFIX [via ADDR] [dev NAME] [table TABLE] [proto N] [metric N] ... [nexthop via ... weight N]...
+//	route FAMILY [TYPE] PREFIX [via ADDR] [dev NAME] [table TABLE] [proto N] ... [nexthop via ... weight N]...
 //
 // The three rules that every machine has are there unless a line says "no rules". Links count from 1.
 func parseWorld(t testing.TB, text string) netmon.Snapshot {
@@ -50,7 +50,8 @@ func standardRules() []netmon.Rule {
 	for _, fam := range []netmon.Family{netmon.IPv4, netmon.IPv6} {
 		for priority, table := range map[uint32]uint32{0: netmon.TableLocal, 32766: netmon.TableMain} {
 			all = append(all, netmon.Rule{
-				Family: fam, Priority: priority, Action: netmon.Lookup, Table: table, SuppressPrefixLen: -1, Protocol: 2,
+				Family: fam, Priority: priority, Action: netmon.Lookup, Table: table,
+				SuppressPrefixLen: -1, Protocol: 2,
 			})
 		}
 	}

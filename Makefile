@@ -1,0 +1,59 @@
+# Building, running and testing need Go alone. The targets that need more say so.
+
+GO ?= go
+C_FILES := $(wildcard internal/datapath/bpf/*.[ch] internal/lab/bpf/*.[ch])
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build ./sidestep, a static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -o sidestep ./cmd/sidestep
+
+.PHONY: demo
+demo: ## show it all in namespaces of its own (root)
+	$(GO) run ./cmd/sidestep demo
+
+.PHONY: test
+test: ## all tests, about five minutes at most (root)
+	$(GO) test ./...
+
+.PHONY: check-long
+check-long: ## the tests that loop, with longer loops (root)
+	$(GO) test -count=1 -timeout 30m ./internal/leak ./internal/datapath -args -long
+
+.PHONY: race
+race: ## the tests under the race detector (root, cgo)
+	$(GO) test -race -timeout 30m ./policy ./api ./internal/... .
+
+.PHONY: bench
+bench: ## what it costs, engine off and on in one run (root)
+	$(GO) test -run '^$$' -bench . ./internal/datapath
+
+.PHONY: fuzz
+fuzz: ## fuzz what reads foreign input, a minute each
+	for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do \
+		for t in $$(grep -hoE '^func Fuzz[A-Za-z0-9]+' $$f | cut -d' ' -f2); do \
+			$(GO) test -run '^$$' -fuzz "^$$t\$$" -fuzztime 1m ./$$(dirname $$f) || exit 1; \
+		done; \
+	done
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck, clang-format, mandoc
+	test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags deaf ./...
+	$(GO) tool staticcheck ./...
+	clang-format --dry-run --Werror $(C_FILES)
+	mandoc -T lint -W warning man/sidestep.1
+
+.PHONY: generate
+generate: ## compile the BPF objects and the test programs anew (clang 14, lld, libbpf-dev)
+	$(GO) generate ./...
+
+.PHONY: cross
+cross: ## what must build for other systems
+	GOARCH=arm64 $(GO) build ./...
+	GOARCH=arm64 $(GO) vet ./...
+	for os in windows darwin; do GOOS=$$os $(GO) build ./policy ./api || exit 1; done
