@@ -43,7 +43,8 @@ type Engine struct {
 	state  api.State
 	apps   []app
 	plan   route.Plan
-	routed error // why the plan is not in force
+	routed error  // why the plan is not in force
+	told   string // the network as it was last reported: of a plan that failed first, too, once it is in force
 }
 
 // New makes an engine for the network namespace of the calling thread, and takes over what an earlier one left in
@@ -61,6 +62,7 @@ func New(o Options) (*Engine, error) {
 		ready:     make(chan struct{}),
 		done:      make(chan struct{}),
 		state:     api.Starting,
+		told:      describe(route.Plan{}),
 	}
 	if err := e.open(); err != nil {
 		e.close()

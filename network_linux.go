@@ -2,6 +2,7 @@ package sidestep
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -49,13 +50,13 @@ func sameNumbers(a, b route.Config) bool {
 // follow makes the routing equal to what this network asks for.
 func (e *Engine) follow(ctx context.Context, snap netmon.Snapshot) error {
 	e.latest.CompareAndSwap(nil, &snap)
-	before := e.plan
 	e.plan = route.PlanFor(snap, e.opts.routing())
-	e.routed = e.routes.Set(ctx, e.plan)
+	e.routed = errors.Join(e.kernel.Permit(e.plan.Permitted, e.plan.Outside), e.routes.Set(ctx, e.plan))
 	if e.routed != nil {
 		return fmt.Errorf("set rules and routes: %w", e.routed)
 	}
-	if text := describe(e.plan); text != describe(before) {
+	if text := describe(e.plan); text != e.told {
+		e.told = text
 		e.opts.Log.Info("network", "tunnels", tunnels(e.plan), "uplink4", e.plan.Uplink4.Name, "uplink6", e.plan.Uplink6.Name)
 		e.events.send(api.Event{Kind: api.EventNetwork, Text: text})
 	}

@@ -49,6 +49,12 @@ func (m *Model) Fork(parent, child int) {
 	m.procs[child] = &p
 }
 
+// Sibling makes child, a copy of maker and a child of maker's parent: clone with CLONE_PARENT.
+func (m *Model) Sibling(maker, child int) {
+	m.Fork(maker, child)
+	m.procs[child].parent = m.procs[maker].parent
+}
+
 // Start makes child a child of parent that owes it nothing, as if parent had never been one of any app's.
 func (m *Model) Start(parent, child int, exe string) {
 	m.procs[child] = &process{exe: exe, parent: parent}

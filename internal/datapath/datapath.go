@@ -23,7 +23,9 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -54,6 +56,8 @@ type Options struct {
 	Cgroup string
 	// Mask selects the mark bits that belong to the engine; they hold the exit's number.
 	Mask uint32
+
+	sizes map[string]uint32 // of maps, where tests want them full soon
 }
 
 // Datapath is the loaded kernel part. Its methods may be called from several goroutines.
@@ -95,8 +99,11 @@ func (d *Datapath) load(cookie uint64) error {
 	if err != nil {
 		return fmt.Errorf("read the built-in programs: %w", err)
 	}
-	if err := deafen(spec); err != nil {
+	if err := configure(spec); err != nil {
 		return err
+	}
+	for name, n := range d.opts.sizes {
+		spec.Maps[name].MaxEntries = n
 	}
 	opts := &ebpf.CollectionOptions{
 		MapReplacements: pinned,
@@ -109,6 +116,16 @@ func (d *Datapath) load(cookie uint64) error {
 		return err
 	}
 	return d.attach()
+}
+
+// configure sets what is constant in the programs once they are loaded.
+func configure(spec *ebpf.CollectionSpec) error {
+	if features.HaveProgramHelper(ebpf.CGroupSKB, asm.FnGetNetnsCookie) == nil {
+		if err := spec.Variables["asks_netns"].Set(uint32(1)); err != nil {
+			return fmt.Errorf("set asks_netns: %w", err)
+		}
+	}
+	return deafen(spec)
 }
 
 // prepare brings the settings and what we know of the rules in line with the maps, new or adopted.
@@ -193,8 +210,9 @@ func (d *Datapath) Close() error {
 func (d *Datapath) Remove() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	_, err := Clean(d.opts.Pins)
-	return errors.Join(err, d.Close())
+	err := deleted(d.objs.Apps.Delete(uint32(Launched)))
+	_, cleanErr := Clean(d.opts.Pins)
+	return errors.Join(err, cleanErr, d.Close())
 }
 
 // Clean removes the pins of a datapath that nobody drives any more, and with them the datapath itself. It returns what

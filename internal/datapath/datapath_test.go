@@ -31,7 +31,7 @@ const (
 // rig is a datapath that governs a network namespace of its own, and a stage of actors in it.
 type rig struct {
 	*datapath.Datapath
-	t     *testing.T
+	t     testing.TB
 	ctx   context.Context
 	ns    *lab.Namespace
 	stage *actor.Stage
@@ -41,7 +41,13 @@ type rig struct {
 	apps  []datapath.App
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
+	t.Helper()
+	return newRigWith(t, nil)
+}
+
+// newRigWith makes a rig some of whose maps are small.
+func newRigWith(t testing.TB, sizes map[string]uint32) *rig {
 	t.Helper()
 	labtest.NeedRoot(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
@@ -61,6 +67,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r.opts = datapath.Options{Pins: filepath.Join("/sys/fs/bpf", "rig-"+filepath.Base(r.dir)+t.Name()), Cgroup: cgroup, Mask: mask}
+	r.opts.SetSizes(sizes)
 	r.open()
 	t.Cleanup(func() { r.Remove() })
 	return r

@@ -23,7 +23,7 @@ func (d *Datapath) pinnedMaps() map[string]*ebpf.Map {
 	m := &d.objs.DatapathMaps
 	return map[string]*ebpf.Map{
 		"settings": m.Settings, "apps": m.Apps, "names": m.Names, "rules": m.Rules, "labels": m.Labels,
-		"refused": m.Refused, "overflow": m.Overflow, "notes": m.Notes, "stats": m.Stats, "events": m.Events,
+		"links": m.Links, "addresses": m.Addresses, "refused": m.Refused, "overflow": m.Overflow, "notes": m.Notes, "stats": m.Stats, "events": m.Events,
 	}
 }
 
@@ -75,14 +75,24 @@ func (d *Datapath) attachAll() error {
 		return fmt.Errorf("open the cgroup2 root: %w", err)
 	}
 	defer cgroup.Close()
-	// A raw link: link.AttachCgroup would fall back to an attachment that dies with nobody and tolerates no other.
-	l, err := link.AttachRawLink(link.RawLinkOptions{
-		Target: int(cgroup.Fd()), Program: p.OnSocket, Attach: ebpf.AttachCGroupInetSockCreate,
-	})
-	if err != nil {
-		return fmt.Errorf("attach the socket hook to %s: %w", d.opts.Cgroup, err)
+	// The guard comes before the hook that marks: what is marked is guarded.
+	hooks := []struct {
+		name   string
+		prog   *ebpf.Program
+		attach ebpf.AttachType
+	}{
+		{"egress", p.OnEgress, ebpf.AttachCGroupInetEgress},
+		{"ingress", p.OnIngress, ebpf.AttachCGroupInetIngress},
+		{"socket", p.OnSocket, ebpf.AttachCGroupInetSockCreate},
 	}
-	d.links["socket"] = l
+	for _, h := range hooks {
+		// A raw link: link.AttachCgroup would fall back to an attachment that no other program can stand beside.
+		l, err := link.AttachRawLink(link.RawLinkOptions{Target: int(cgroup.Fd()), Program: h.prog, Attach: h.attach})
+		if err != nil {
+			return fmt.Errorf("attach the %s hook to %s: %w", h.name, d.opts.Cgroup, err)
+		}
+		d.links[h.name] = l
+	}
 	return nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"sidestep/internal/datapath/bpf"
 	"sidestep/internal/identity"
@@ -129,6 +128,9 @@ func readRules(o *bpf.DatapathObjects) (rules, error) {
 func (d *Datapath) Set(ctx context.Context, apps []App) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.sweep(); err != nil {
+		return err
+	}
 	have, want := d.rules, rulesOf(apps)
 	gains := gaining(have, want)
 	if err := d.stage(ctx, have, want, gains, apps); err != nil {
@@ -223,15 +225,15 @@ func (d *Datapath) flip(have, want rules, gains []uint32) error {
 			return fmt.Errorf("take app %d out of force: %w", id, err)
 		}
 	}
-	return settle()
+	return d.settle()
 }
 
-// settle waits until no program that began before the call runs any more: none is left that saw the old state.
-// membarrier(2): MEMBARRIER_CMD_GLOBAL waits for an RCU grace period; cgroup programs run in RCU read sections.
-func settle() error {
-	const membarrierCmdGlobal = 1
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierCmdGlobal, 0, 0); errno != 0 {
-		return fmt.Errorf("wait for running programs: %w", errno)
+// settle waits until no program that began before the call runs any more: none is left that saw the old state. The
+// kernel waits for that itself when an inner map is replaced (maybe_wait_bpf_programs in kernel/bpf/syscall.c), which
+// is all that the two maps are for.
+func (d *Datapath) settle() error {
+	if err := d.objs.Outer.Put(uint32(0), d.objs.Inner); err != nil {
+		return fmt.Errorf("wait for running programs: %w", err)
 	}
 	return nil
 }

@@ -58,7 +58,9 @@ func (d *Datapath) assign(pid int, app uint32) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("label process %d: %w", pid, err)
 	}
-	return len(out) > 0, nil
+	// Whoever was found to belong to nobody while the walk was under way is judged again.
+	d.settings.Generation++
+	return len(out) > 0, d.writeSettings()
 }
 
 // walk runs an iterator over all tasks and returns what it wrote.

@@ -17,6 +17,10 @@ type Plan struct {
 	Uplink4, Uplink6 Iface
 	// Uplinks are all links with a default route in our table, the best and those that stand in for it.
 	Uplinks []Iface
+	// Permitted are the indexes of the links that marked packets may leave by and come by.
+	Permitted []int
+	// Outside are this machine's addresses on the uplinks that no tunnel has too.
+	Outside []netip.Addr
 	// OnLink are the prefixes that are reached outside the tunnels without a router.
 	OnLink []netip.Prefix
 
@@ -52,6 +56,8 @@ func PlanFor(snap netmon.Snapshot, cfg Config) Plan {
 	}
 	p.Uplink4, p.Uplink6 = w.uplink(p.Routes, netmon.IPv4), w.uplink(p.Routes, netmon.IPv6)
 	p.Uplinks = w.uplinks(p.Routes)
+	p.Permitted = w.permitted(p)
+	p.Outside = w.outsideAddresses(p)
 	p.OnLink = onLink(p.Routes)
 	p.Links = w.mentioned(p.Routes)
 	p.Sysctls = w.sysctls(p.Routes)

@@ -76,6 +76,11 @@ struct note {
 	__u32 pad;
 };
 
+/* An IPv6 address, or an IPv4 address mapped into it, in network order. */
+struct address {
+	__u32 word[4];
+};
+
 /* A request names one process to `assign`. */
 struct request {
 	__u32 tgid;
@@ -111,6 +116,9 @@ enum stat {
 	STAT_NOTES_FAILED, /* notes of included sockets that found no memory */
 	STAT_EVENTS_LOST, /* events that did not fit into the ring */
 	STAT_HELPER_FAILED, /* other helpers that failed: reads of names, deletes, cache writes */
+	STAT_GUARD_SENT, /* packets of excluded programs that the guard kept from a link */
+	STAT_GUARD_RECEIVED, /* packets for excluded programs that came by a link that they must not use */
+	STAT_GUARD_ANSWERED, /* answers of the kernel itself that would have taken an uplink's address into a tunnel */
 	STAT_MAX,
 };
 

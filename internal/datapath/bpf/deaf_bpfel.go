@@ -13,6 +13,11 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type DatapathAddress struct {
+	_    structs.HostLayout
+	Word [4]uint32
+}
+
 type DatapathApp struct {
 	_     structs.HostLayout
 	Exit  uint32
@@ -126,7 +131,10 @@ const (
 	DatapathStatSTAT_NOTES_FAILED         DatapathStat = 12
 	DatapathStatSTAT_EVENTS_LOST          DatapathStat = 13
 	DatapathStatSTAT_HELPER_FAILED        DatapathStat = 14
-	DatapathStatSTAT_MAX                  DatapathStat = 15
+	DatapathStatSTAT_GUARD_SENT           DatapathStat = 15
+	DatapathStatSTAT_GUARD_RECEIVED       DatapathStat = 16
+	DatapathStatSTAT_GUARD_ANSWERED       DatapathStat = 17
+	DatapathStatSTAT_MAX                  DatapathStat = 18
 )
 
 type DatapathStranger struct {
@@ -148,11 +156,15 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	DatapathMapAddresses   = "addresses"
 	DatapathMapApps        = "apps"
 	DatapathMapEvents      = "events"
+	DatapathMapInner       = "inner"
 	DatapathMapLabels      = "labels"
+	DatapathMapLinks       = "links"
 	DatapathMapNames       = "names"
 	DatapathMapNotes       = "notes"
+	DatapathMapOuter       = "outer"
 	DatapathMapOverflow    = "overflow"
 	DatapathMapRefused     = "refused"
 	DatapathMapRequests    = "requests"
@@ -160,15 +172,18 @@ const (
 	DatapathMapSettings    = "settings"
 	DatapathMapStats       = "stats"
 	DatapathMapUnlisted    = "unlisted"
+	DatapathProgOnEgress   = "on_egress"
 	DatapathProgOnExec     = "on_exec"
 	DatapathProgOnExit     = "on_exit"
 	DatapathProgOnFork     = "on_fork"
+	DatapathProgOnIngress  = "on_ingress"
 	DatapathProgOnNewtask  = "on_newtask"
 	DatapathProgOnSocket   = "on_socket"
 	DatapathProgWalkAssign = "walk_assign"
 	DatapathProgWalkList   = "walk_list"
 	DatapathProgWalkNote   = "walk_note"
 	DatapathProgWalkSeed   = "walk_seed"
+	DatapathVarAsksNetns   = "asks_netns"
 	DatapathVarDeafPercent = "deaf_percent"
 )
 
@@ -214,9 +229,11 @@ type DatapathSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathProgramSpecs struct {
+	OnEgress   *ebpf.ProgramSpec `ebpf:"on_egress"`
 	OnExec     *ebpf.ProgramSpec `ebpf:"on_exec"`
 	OnExit     *ebpf.ProgramSpec `ebpf:"on_exit"`
 	OnFork     *ebpf.ProgramSpec `ebpf:"on_fork"`
+	OnIngress  *ebpf.ProgramSpec `ebpf:"on_ingress"`
 	OnNewtask  *ebpf.ProgramSpec `ebpf:"on_newtask"`
 	OnSocket   *ebpf.ProgramSpec `ebpf:"on_socket"`
 	WalkAssign *ebpf.ProgramSpec `ebpf:"walk_assign"`
@@ -229,24 +246,29 @@ type DatapathProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathMapSpecs struct {
-	Apps     *ebpf.MapSpec `ebpf:"apps"`
-	Events   *ebpf.MapSpec `ebpf:"events"`
-	Labels   *ebpf.MapSpec `ebpf:"labels"`
-	Names    *ebpf.MapSpec `ebpf:"names"`
-	Notes    *ebpf.MapSpec `ebpf:"notes"`
-	Overflow *ebpf.MapSpec `ebpf:"overflow"`
-	Refused  *ebpf.MapSpec `ebpf:"refused"`
-	Requests *ebpf.MapSpec `ebpf:"requests"`
-	Rules    *ebpf.MapSpec `ebpf:"rules"`
-	Settings *ebpf.MapSpec `ebpf:"settings"`
-	Stats    *ebpf.MapSpec `ebpf:"stats"`
-	Unlisted *ebpf.MapSpec `ebpf:"unlisted"`
+	Addresses *ebpf.MapSpec `ebpf:"addresses"`
+	Apps      *ebpf.MapSpec `ebpf:"apps"`
+	Events    *ebpf.MapSpec `ebpf:"events"`
+	Inner     *ebpf.MapSpec `ebpf:"inner"`
+	Labels    *ebpf.MapSpec `ebpf:"labels"`
+	Links     *ebpf.MapSpec `ebpf:"links"`
+	Names     *ebpf.MapSpec `ebpf:"names"`
+	Notes     *ebpf.MapSpec `ebpf:"notes"`
+	Outer     *ebpf.MapSpec `ebpf:"outer"`
+	Overflow  *ebpf.MapSpec `ebpf:"overflow"`
+	Refused   *ebpf.MapSpec `ebpf:"refused"`
+	Requests  *ebpf.MapSpec `ebpf:"requests"`
+	Rules     *ebpf.MapSpec `ebpf:"rules"`
+	Settings  *ebpf.MapSpec `ebpf:"settings"`
+	Stats     *ebpf.MapSpec `ebpf:"stats"`
+	Unlisted  *ebpf.MapSpec `ebpf:"unlisted"`
 }
 
 // DatapathVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathVariableSpecs struct {
+	AsksNetns   *ebpf.VariableSpec `ebpf:"asks_netns"`
 	DeafPercent *ebpf.VariableSpec `ebpf:"deaf_percent"`
 }
 
@@ -270,27 +292,35 @@ func (o *DatapathObjects) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathMaps struct {
-	Apps     *ebpf.Map `ebpf:"apps"`
-	Events   *ebpf.Map `ebpf:"events"`
-	Labels   *ebpf.Map `ebpf:"labels"`
-	Names    *ebpf.Map `ebpf:"names"`
-	Notes    *ebpf.Map `ebpf:"notes"`
-	Overflow *ebpf.Map `ebpf:"overflow"`
-	Refused  *ebpf.Map `ebpf:"refused"`
-	Requests *ebpf.Map `ebpf:"requests"`
-	Rules    *ebpf.Map `ebpf:"rules"`
-	Settings *ebpf.Map `ebpf:"settings"`
-	Stats    *ebpf.Map `ebpf:"stats"`
-	Unlisted *ebpf.Map `ebpf:"unlisted"`
+	Addresses *ebpf.Map `ebpf:"addresses"`
+	Apps      *ebpf.Map `ebpf:"apps"`
+	Events    *ebpf.Map `ebpf:"events"`
+	Inner     *ebpf.Map `ebpf:"inner"`
+	Labels    *ebpf.Map `ebpf:"labels"`
+	Links     *ebpf.Map `ebpf:"links"`
+	Names     *ebpf.Map `ebpf:"names"`
+	Notes     *ebpf.Map `ebpf:"notes"`
+	Outer     *ebpf.Map `ebpf:"outer"`
+	Overflow  *ebpf.Map `ebpf:"overflow"`
+	Refused   *ebpf.Map `ebpf:"refused"`
+	Requests  *ebpf.Map `ebpf:"requests"`
+	Rules     *ebpf.Map `ebpf:"rules"`
+	Settings  *ebpf.Map `ebpf:"settings"`
+	Stats     *ebpf.Map `ebpf:"stats"`
+	Unlisted  *ebpf.Map `ebpf:"unlisted"`
 }
 
 func (m *DatapathMaps) Close() error {
 	return _DatapathClose(
+		m.Addresses,
 		m.Apps,
 		m.Events,
+		m.Inner,
 		m.Labels,
+		m.Links,
 		m.Names,
 		m.Notes,
+		m.Outer,
 		m.Overflow,
 		m.Refused,
 		m.Requests,
@@ -305,6 +335,7 @@ func (m *DatapathMaps) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathVariables struct {
+	AsksNetns   *ebpf.Variable `ebpf:"asks_netns"`
 	DeafPercent *ebpf.Variable `ebpf:"deaf_percent"`
 }
 
@@ -312,9 +343,11 @@ type DatapathVariables struct {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathPrograms struct {
+	OnEgress   *ebpf.Program `ebpf:"on_egress"`
 	OnExec     *ebpf.Program `ebpf:"on_exec"`
 	OnExit     *ebpf.Program `ebpf:"on_exit"`
 	OnFork     *ebpf.Program `ebpf:"on_fork"`
+	OnIngress  *ebpf.Program `ebpf:"on_ingress"`
 	OnNewtask  *ebpf.Program `ebpf:"on_newtask"`
 	OnSocket   *ebpf.Program `ebpf:"on_socket"`
 	WalkAssign *ebpf.Program `ebpf:"walk_assign"`
@@ -325,9 +358,11 @@ type DatapathPrograms struct {
 
 func (p *DatapathPrograms) Close() error {
 	return _DatapathClose(
+		p.OnEgress,
 		p.OnExec,
 		p.OnExit,
 		p.OnFork,
+		p.OnIngress,
 		p.OnNewtask,
 		p.OnSocket,
 		p.WalkAssign,

@@ -13,8 +13,9 @@
 #define NAME_LEN_MAX 255 /* NAME_MAX in include/uapi/linux/limits.h */
 
 struct sip {
-	__u64 v0, v1, v2, v3;
-	__u64 words;
+	__u64 v0, v1, v2, v3; /* the state; in the end v0 and v1 are the result */
+	__u32 words;
+	int failed; /* a name could not be read: the result names nothing */
 };
 
 #define ROTL(x, b) (((x) << (b)) | ((x) >> (64 - (b))))
@@ -40,6 +41,7 @@ static __always_inline void sip_init(struct sip *s, const struct config *cfg)
 	s->v2 = cfg->seed[0] ^ 0x6c7967656e657261ULL;
 	s->v3 = cfg->seed[1] ^ 0x7465646279746573ULL;
 	s->words = 0;
+	s->failed = 0;
 }
 
 static __always_inline void sip_word(struct sip *s, __u64 m)
@@ -51,49 +53,55 @@ static __always_inline void sip_word(struct sip *s, __u64 m)
 	s->words++;
 }
 
-/* sip_end finishes the first half of the result; sip_end2, called right after it, the second. */
-static __always_inline __u64 sip_end(struct sip *s)
+static __always_inline __u64 sip_half(struct sip *s)
 {
-	sip_word(s, s->words << 59); /* bytes modulo 256, in the top byte */
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		sip_round(s);
+	return s->v0 ^ s->v1 ^ s->v2 ^ s->v3;
+}
+
+/* sip_end leaves the result in v0 and v1. */
+static __always_inline void sip_end(struct sip *s)
+{
+	__u64 first;
+
+	sip_word(s, (__u64)s->words << 59); /* bytes modulo 256, in the top byte */
 	s->v2 ^= 0xee;
-#pragma unroll
-	for (int i = 0; i < 4; i++)
-		sip_round(s);
-	return s->v0 ^ s->v1 ^ s->v2 ^ s->v3;
-}
-
-static __always_inline __u64 sip_end2(struct sip *s)
-{
+	first = sip_half(s);
 	s->v1 ^= 0xdd;
-#pragma unroll
-	for (int i = 0; i < 4; i++)
-		sip_round(s);
-	return s->v0 ^ s->v1 ^ s->v2 ^ s->v3;
+	s->v1 = sip_half(s);
+	s->v0 = first;
 }
 
-/* sip_name absorbs a name of len bytes at a kernel address. It returns 0, or -1 if the name can't be read.
- * A global function: the verifier checks it once, and knows nothing of the hash afterwards, so loops around it end.
+/* sip_name absorbs a name of len bytes at a kernel address. If the name can't be read, it returns -1 and the hash has
+ * failed. A global function: the verifier checks it once, and knows nothing of the hash afterwards, so loops around it
+ * end.
  */
 __noinline int sip_name(struct sip *s, __u64 name, __u64 len)
 {
-	if (!s || len > NAME_LEN_MAX)
+	if (!s)
 		return -1;
+	if (len > NAME_LEN_MAX) {
+		s->failed = 1;
+		return -1;
+	}
 	for (__u32 off = 0; off <= NAME_LEN_MAX; off += 16) {
 		__u64 chunk[2] = {};
 		__u64 n;
 
 		if (off > len)
-			break;
+			return 0;
 		n = len - off;
 		if (n > sizeof(chunk))
 			n = sizeof(chunk);
 		if (n && bpf_probe_read_kernel(chunk, n, (void *)(name + off))) {
-			count(STAT_HELPER_FAILED);
+			s->failed = 1;
 			return -1;
 		}
 		for (__u32 i = 0; i < 2; i++) {
 			if (off + i * 8 > len)
-				break;
+				return 0;
 			sip_word(s, chunk[i]);
 		}
 	}

@@ -21,30 +21,29 @@ static __always_inline int is_root(struct dentry *d)
 }
 
 /* read_name reads where a dentry's name is and how long. Read by helper, the address is a number to the verifier: since
- * 6.17 a direct load makes a pointer of it, which no global function takes.
+ * 6.17 a direct load makes a pointer of it, which no global function takes. A name that can't be read is none.
  */
-static __always_inline int read_name(struct qstr *name, struct dentry *d)
+static __always_inline void read_name(struct qstr *name, struct dentry *d)
 {
-	if (!bpf_core_read(name, sizeof(*name), &d->d_name))
-		return 0;
-	count(STAT_HELPER_FAILED);
-	return -1;
+	if (bpf_core_read(name, sizeof(*name), &d->d_name))
+		name->hash_len = ~0ULL;
 }
 
 /* name_kinds says of which kinds there are rules that end in this name. */
 __noinline __u32 name_kinds(const struct config *cfg, __u64 name, __u64 len)
 {
 	struct sip s;
-	__u64 hash;
 	__u32 *kinds;
 
 	if (!cfg)
 		return 0;
 	sip_init(&s, cfg);
-	if (sip_name(&s, name, len))
+	if (sip_name(&s, name, len)) {
+		count(STAT_HELPER_FAILED);
 		return 0;
-	hash = sip_end(&s);
-	kinds = bpf_map_lookup_elem(&names, &hash);
+	}
+	sip_end(&s);
+	kinds = bpf_map_lookup_elem(&names, &s.v0);
 	return kinds ? *kinds : 0;
 }
 
@@ -52,13 +51,13 @@ static __noinline __u32 dentry_kinds(const struct config *cfg, struct dentry *d)
 {
 	struct qstr name;
 
-	return read_name(&name, d) ? 0 : name_kinds(cfg, (__u64)name.name, name.hash_len >> 32);
+	read_name(&name, d);
+	return name_kinds(cfg, (__u64)name.name, name.hash_len >> 32);
 }
 
 struct climb {
 	struct dentry *d;
 	struct sip s;
-	int done; /* 1: reached the root; -1: a name could not be read */
 };
 
 static long climb_step(__u32 i, struct climb *c)
@@ -66,14 +65,10 @@ static long climb_step(__u32 i, struct climb *c)
 	struct dentry *d = c->d;
 	struct qstr name;
 
-	if (is_root(d)) {
-		c->done = 1;
+	if (is_root(d))
 		return 1;
-	}
-	if (read_name(&name, d) || sip_name(&c->s, (__u64)name.name, name.hash_len >> 32)) {
-		c->done = -1;
-		return 1;
-	}
+	read_name(&name, d);
+	sip_name(&c->s, (__u64)name.name, name.hash_len >> 32);
 	c->d = d->d_parent;
 	return 0;
 }
@@ -81,23 +76,24 @@ static long climb_step(__u32 i, struct climb *c)
 /* rule_above ends a path: it absorbs d and everything above it, then asks whether a rule of this kind says so. */
 static __always_inline __u32 rule_above(struct climb *c, __u32 kind)
 {
-	struct rule_key key;
 	__u32 *app;
 
-	c->done = 0;
 	bpf_loop(DEPTH_MAX, climb_step, c, 0);
-	if (c->done != 1)
+	if (c->s.failed) {
+		count(STAT_HELPER_FAILED);
 		return 0;
+	}
+	if (!is_root(c->d))
+		return 0; /* deeper than any rule */
 	sip_word(&c->s, (__u64)c->d->d_sb->s_dev | (__u64)kind << 32);
-	key.hash[0] = sip_end(&c->s);
-	key.hash[1] = sip_end2(&c->s);
-	app = bpf_map_lookup_elem(&rules, &key);
+	sip_end(&c->s);
+	app = bpf_map_lookup_elem(&rules, &c->s); /* a rule_key is the first two words of a finished hash */
 	return app ? *app : 0;
 }
 
 static __noinline __u32 rule_of(const struct config *cfg, struct dentry *d, __u32 kind)
 {
-	struct climb c = { .d = d };
+	struct climb c = {.d = d};
 
 	sip_init(&c.s, cfg);
 	return rule_above(&c, kind);
@@ -113,18 +109,17 @@ static long dirs_step(__u32 i, struct dirs *c)
 {
 	struct dentry *d = c->d;
 
-	if (is_root(d))
-		return 1;
+	/* The root, too, is a directory that can be listed: where a file system is mounted. Its name is "/". */
 	if (dentry_kinds(c->cfg, d) & NAME_DIR)
 		list_add(c->found, rule_of(c->cfg, d, KIND_DIR));
 	c->d = d->d_parent;
-	return 0;
+	return is_root(d);
 }
 
 /* dirs_from adds the apps whose directory is d or above it, nearest first. */
 static __always_inline void dirs_from(const struct config *cfg, struct dentry *d, struct list *found)
 {
-	struct dirs c = { .cfg = cfg, .d = d, .found = found };
+	struct dirs c = {.cfg = cfg, .d = d, .found = found};
 
 	bpf_loop(DEPTH_MAX, dirs_step, &c, 0);
 }

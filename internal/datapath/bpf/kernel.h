@@ -75,6 +75,7 @@ struct mnt_namespace {
 
 struct nsproxy {
 	struct mnt_namespace *mnt_ns;
+	struct net *net_ns;
 };
 
 struct signal_struct {

@@ -20,6 +20,45 @@ static __always_inline struct label *label_of_process(__u32 tgid, __u64 start)
 	return l && l->start == start ? l : NULL;
 }
 
+/* What read_label found. */
+enum found {
+	FOUND_NONE,
+	FOUND_LABEL,
+	FOUND_REFUSED, /* a label that found no room */
+};
+
+/* read_label copies the label of a process. The map reuses the memory of a replaced entry at once, for any process, so
+ * a copy counts only if the entry is still the same one afterwards.
+ */
+static __noinline int read_label(__u32 tgid, __u64 start, struct label *copy)
+{
+	struct label none = {};
+	__u32 zero = 0;
+	__u32 *full;
+
+	for (int i = 0; i < 4; i++) {
+		struct label *l = bpf_map_lookup_elem(&labels, &tgid);
+
+		if (!l || l->start != start)
+			break;
+		*copy = *l;
+		barrier();
+		if (l == bpf_map_lookup_elem(&labels, &tgid) && copy->start == start)
+			return FOUND_LABEL;
+	}
+	*copy = none; /* judged anew; no worse than an event that was lost */
+	full = bpf_map_lookup_elem(&overflow, &zero);
+	if (full && *full) {
+		struct label *l = bpf_map_lookup_elem(&refused, &tgid);
+
+		if (l && l->start == start) {
+			*copy = *l;
+			return FOUND_REFUSED;
+		}
+	}
+	return FOUND_NONE;
+}
+
 static __always_inline __u32 cause_of(const struct label *l, __u32 app, __u32 index)
 {
 	if (app == APP_LAUNCHED)
@@ -58,40 +97,26 @@ static __always_inline void emit_label(__u32 kind, struct task_struct *t, const 
 		emit(kind, t, app, cause_of(l, app, index), 0);
 }
 
-/* refuse_process remembers that a process of a listed app could not be labelled: it must not talk at all. */
-static __always_inline void refuse_process(__u32 tgid, __u64 start)
+/* refuse_process remembers a label that found no room: until it finds some, the process must not talk at all. */
+static __noinline int refuse_process(__u32 tgid, const struct label *l)
 {
 	__u32 zero = 0, one = 1;
 
 	count(STAT_LABELS_FULL);
-	if (bpf_map_update_elem(&refused, &tgid, &start, BPF_ANY))
+	if (bpf_map_update_elem(&refused, &tgid, l, BPF_ANY))
 		count(STAT_HELPER_FAILED);
 	if (bpf_map_update_elem(&overflow, &zero, &one, BPF_ANY))
 		count(STAT_HELPER_FAILED);
-}
-
-static __always_inline int is_refused(__u32 tgid, __u64 start)
-{
-	__u32 zero = 0;
-	__u32 *full = bpf_map_lookup_elem(&overflow, &zero);
-	__u64 *known;
-
-	if (!full || !*full)
-		return 0;
-	known = bpf_map_lookup_elem(&refused, &tgid);
-	return known && *known == start;
+	return 0;
 }
 
 /* store keeps a label, or has the process refused. */
-static __always_inline int store(__u32 tgid, const struct label *l, __u64 flags)
+static __noinline int store(__u32 tgid, const struct label *l)
 {
-	long err = bpf_map_update_elem(&labels, &tgid, l, flags);
-
-	if (!err)
+	if (!bpf_map_update_elem(&labels, &tgid, l, BPF_ANY))
 		return 0;
-	if (err != -17 /* EEXIST: somebody was faster, with BPF_NOEXIST */)
-		refuse_process(tgid, l->start);
-	return err;
+	refuse_process(tgid, l);
+	return -1;
 }
 
 /* How judge looks at the ancestors. */
@@ -126,9 +151,15 @@ static long ancestor(__u32 i, struct judge *j)
 		struct stranger *u;
 
 		if (l && l->exec_id == t->self_exec_id) {
-			if (l->since <= j->born) /* it had its apps before it had this child */
-				list_add_living(&j->found, &l->apps);
-			return 1;
+			own = l->apps;
+			barrier();
+			if (l == label_of_process(tgid, start)) { /* as in read_label */
+				if (l->since <= j->born) /* it had its apps before it had this child */
+					list_add_living(&j->found, &own);
+				return 1;
+			}
+			l = NULL;
+			own = (struct list){};
 		}
 		u = bpf_map_lookup_elem(&unlisted, &tgid);
 		if (u && u->start == start && u->exec_id == t->self_exec_id && u->generation == j->cfg->generation)
@@ -143,7 +174,7 @@ static long ancestor(__u32 i, struct judge *j)
 		list_add_fresh(&j->found, &own, j->had);
 	} else {
 		list_add_living(&j->found, &own);
-		if (l) /* of an image before an exec that was missed */
+		if (l && l->since <= j->born) /* of an image before an exec that was missed */
 			list_add_living(&j->found, &l->apps);
 	}
 	j->born = start;
@@ -151,23 +182,18 @@ static long ancestor(__u32 i, struct judge *j)
 	return 0;
 }
 
-/* judge makes the label of a process from its image, its living ancestors, and the label it had, if any. */
-static __always_inline void judge(const struct config *cfg, struct task_struct *t, const struct label *had, __u32 mode,
-				  struct label *l)
+/* judge makes the label of a process from its image, its living ancestors, and what l held: the label it had, or
+ * nothing.
+ */
+static __always_inline void judge(const struct config *cfg, struct task_struct *t, __u32 mode, struct label *l)
 {
-	struct judge j = { .cfg = cfg, .task = t, .mode = mode };
+	struct judge j = {.cfg = cfg, .task = t, .mode = mode, .had = &l->apps};
 	struct file *exe = t->mm->exe_file;
 
+	if (l->exec_id != t->self_exec_id || !bpf_map_lookup_elem(&apps, &l->given))
+		l->given = 0;
 	l->start = t->group_leader->start_boottime;
 	l->exec_id = t->self_exec_id;
-	l->since = had ? had->since : 0;
-	l->given = 0;
-	j.had = &l->apps;
-	if (had) {
-		l->apps = had->apps;
-		if (had->given && had->exec_id == l->exec_id && bpf_map_lookup_elem(&apps, &had->given))
-			l->given = had->given;
-	}
 	j.born = l->start;
 	list_add(&j.found, l->given);
 	if (exe)
@@ -176,6 +202,18 @@ static __always_inline void judge(const struct config *cfg, struct task_struct *
 	bpf_loop(ANCESTORS_MAX, ancestor, &j, 0);
 	list_add_living(&j.found, &l->apps);
 	l->apps = j.found;
+}
+
+/* whole_label is read_label, and makes good what events had been missed: whoever adds to a label and stores it declares
+ * it valid, and nobody asks the ancestors any more.
+ */
+static __always_inline int whole_label(const struct config *cfg, struct task_struct *t, struct label *l)
+{
+	int had = read_label(t->tgid, t->group_leader->start_boottime, l);
+
+	if (!had || l->exec_id != t->self_exec_id)
+		judge(cfg, t, JUDGE_HEAL, l);
+	return had;
 }
 
 #endif

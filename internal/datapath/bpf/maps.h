@@ -86,10 +86,10 @@ struct {
 	__type(value, struct stranger);
 } unlisted SEC(".maps");
 
-/* refused: processes of listed apps whose label could not be stored.
+/* refused: the labels that found no room in labels. Their processes' sockets are refused until one finds some, or until
+ * the app is included.
  *
- * Writer: exec, fork, the seed walk, when labels is full. Reader: the socket hook, and fork for their children,
- * both only once `overflow` is set.
+ * Writer: whoever stores a label, when labels is full. Reader: whoever reads one, once `overflow` is set.
  * Full:   the least recently used goes; it is then judged by its executable and its living ancestors alone.
  * Pinned.
  */
@@ -97,7 +97,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1 << 13);
 	__type(key, __u32); /* tgid */
-	__type(value, __u64); /* start */
+	__type(value, struct label);
 } refused SEC(".maps");
 
 /* overflow: 1 once a label could not be stored. Writer: the programs. Reader: the programs. Pinned. */
@@ -121,6 +121,32 @@ struct {
 	__type(value, struct note);
 } notes SEC(".maps");
 
+/* links: the interfaces that excluded programs may use: all but the tunnels. The value means nothing.
+ *
+ * Writer: the agent, before it changes the routing. Reader: the guard (every packet).
+ * Full:   the agent's write fails, and excluded programs can't use that link.
+ * Pinned.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 14);
+	__type(key, __u32); /* interface index */
+	__type(value, __u32);
+} links SEC(".maps");
+
+/* addresses: this machine's on those links, and on no tunnel. The value means nothing.
+ *
+ * Writer: the agent. Reader: the guard (raw sockets' packets). Full: the agent's write fails. Pinned.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 14);
+	__type(key, struct address);
+	__type(value, __u32);
+} addresses SEC(".maps");
+
 /* requests: the process that the assign walk is about. Writer: the agent. Reader: assign. Not pinned. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -128,6 +154,24 @@ struct {
 	__type(key, __u32);
 	__type(value, struct request);
 } requests SEC(".maps");
+
+/* inner, outer: never read. Replacing an inner map makes the kernel wait for the programs that are running.
+ *
+ * Writer: the agent, to wait. Not pinned.
+ */
+struct inner {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} inner SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct inner);
+} outer SEC(".maps") = {.values = {&inner}};
 
 /* stats: counters by enum stat. Writer: every program. Reader: the agent. Pinned. */
 struct {
@@ -147,12 +191,14 @@ struct {
 	__type(value, struct event); /* for bpf2go; the loader leaves it out */
 } events SEC(".maps");
 
-static __always_inline void count(__u32 stat)
+/* count is a function of its own so that its key is on nobody's stack but its own: 512 bytes are all there is. */
+static __noinline int count(__u32 stat)
 {
 	__u64 *n = bpf_map_lookup_elem(&stats, &stat);
 
 	if (n)
 		(*n)++; /* per CPU; a preempted increment may be lost, which a counter bears */
+	return 0;
 }
 
 static __always_inline struct config *get_config(void)

@@ -15,47 +15,60 @@
 #ifdef DEAF
 /* The deaf build, for tests only, loses events: this many in a hundred, at random. */
 volatile const __u32 deaf_percent = 100;
-#define LISTEN()                                                    \
-	do {                                                        \
-		if (bpf_get_prandom_u32() % 100 < deaf_percent)     \
-			return 0;                                   \
+#define LISTEN()                                                                                                       \
+	do {                                                                                                           \
+		if (bpf_get_prandom_u32() % 100 < deaf_percent)                                                        \
+			return 0;                                                                                      \
 	} while (0)
 #else
 #define LISTEN()
 #endif
 
+/* missed adds to a label what the process should have inherited. It returns 1 if there is any of that. */
+static __noinline int missed(const struct config *cfg, struct task_struct *t, struct label *l)
+{
+	__u32 given = l->given, own = l->own;
+	__u32 inherits;
+
+	judge(cfg, t, JUDGE_HEAL, l);
+	inherits = (__u32)list_len(&l->apps) > l->own;
+	l->given = given;
+	l->own = own;
+	return inherits;
+}
+
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *t, int old_pid, struct linux_binprm *bprm)
 {
 	const struct config *cfg = get_config();
+	__u64 start = t->group_leader->start_boottime; /* de_thread hands it on: it stays when another thread execs */
 	__u32 tgid = t->tgid;
 	struct list found = {};
 	struct label l = {};
-	struct label *had;
 	struct file *exe;
+	int had, inherits;
 
 	LISTEN();
 	if (!cfg)
 		return 0;
-	/* The leader's start time stays with the process when another thread execs: de_thread copies it. */
-	l.start = t->group_leader->start_boottime;
+	had = read_label(tgid, start, &l);
 	l.given = script_app(cfg, t, bprm, &found);
 	exe = t->mm->exe_file;
 	if (exe)
 		identify(cfg, exe, &found);
 	l.own = list_len(&found);
-	had = label_of_process(tgid, l.start);
 	if (!l.own && !had)
 		return 0; /* nearly every exec ends here */
+	inherits = l.apps.apps[0] != 0;
+	if (!had || l.exec_id + 1 != t->self_exec_id) /* its birth or an exec was missed, perhaps */
+		inherits = missed(cfg, t, &l);
+	l.start = start;
 	l.exec_id = t->self_exec_id;
-	l.since = bpf_ktime_get_boot_ns();
-	if (had) {
-		if (had->apps.apps[0])
-			l.since = had->since;
-		list_add_living(&found, &had->apps);
-	}
+	if (!inherits)
+		l.since = bpf_ktime_get_boot_ns();
+	list_add_living(&found, &l.apps);
 	l.apps = found;
-	if (store(tgid, &l, BPF_ANY))
+	if (store(tgid, &l))
 		return 0;
 	if (l.own) {
 		count(STAT_LABELLED_EXEC);
@@ -64,28 +77,40 @@ int BPF_PROG(on_exec, struct task_struct *t, int old_pid, struct linux_binprm *b
 	return 0;
 }
 
+/* born_of_nobody settles that a process made by CLONE_PARENT owes its parent nothing: it is what its creator is. Without
+ * this label, which may fail for want of room, the socket hook would ask the parent.
+ */
+static __always_inline void born_of_nobody(struct task_struct *creator, struct task_struct *child)
+{
+	__u32 tgid = child->tgid;
+	struct label l = {.start = child->start_boottime, .exec_id = child->self_exec_id};
+
+	if (child->real_parent->tgid == creator->tgid)
+		return;
+	if (!label_of_process(child->real_parent->tgid, child->real_parent->group_leader->start_boottime))
+		return;
+	if (bpf_map_update_elem(&labels, &tgid, &l, BPF_ANY))
+		count(STAT_HELPER_FAILED);
+}
+
 /* born gives a new process what its creator is. current is the creator; the child has not run yet. */
 static __always_inline int born(struct task_struct *child)
 {
 	struct task_struct *creator = bpf_get_current_task_btf();
+	__u64 creator_start = creator->group_leader->start_boottime;
 	__u64 start = child->start_boottime;
 	__u32 tgid = child->tgid;
-	struct label *parent;
 	struct label l;
 
-	parent = label_of_process(creator->tgid, creator->group_leader->start_boottime);
-	if (!parent) {
-		if (is_refused(creator->tgid, creator->group_leader->start_boottime))
-			refuse_process(tgid, start);
+	if (label_of_process(tgid, start))
+		return 0; /* done by the other tracepoint */
+	if (!read_label(creator->tgid, creator_start, &l) || !l.apps.apps[0]) {
+		born_of_nobody(creator, child);
 		return 0;
 	}
-	/* An entry of an earlier process with this tgid must not stop us, so no BPF_NOEXIST: compare instead. */
-	if (!parent->apps.apps[0] || label_of_process(tgid, start))
-		return 0;
-	l = *parent;
 	l.start = start;
 	l.since = 0;
-	if (store(tgid, &l, BPF_ANY))
+	if (store(tgid, &l))
 		return 0;
 	count(STAT_LABELLED_FORK);
 	emit_label(EVENT_FORK, child, &l);

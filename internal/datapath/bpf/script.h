@@ -15,27 +15,37 @@
 
 #define STRING_MAX 4096 /* PATH_MAX */
 
+struct extent {
+	__u32 len; /* without the NUL */
+	__u32 base_name; /* offset of the last name */
+};
+
 struct string {
 	const struct config *cfg;
 	const char *s;
 	struct dentry *base; /* what the string starts from */
 	struct list *found;
-	struct sip sip;
-	__u32 len; /* without the NUL */
-	__u32 base_name; /* offset of the last name */
-	__u32 end; /* of the name that is being walked, exclusive */
+	struct climb up;
+	struct extent extent;
+	__u32 start; /* of the name that is being walked, */
+	__u32 end; /* and its end, exclusive */
 	int bad;
 };
 
-/* measure_step finds the length and the last slash, 64 bytes at a time. */
-static long measure_step(__u32 i, struct string *c)
+/* measure reads 63 more bytes of a string: its length, and where its last name begins. It returns 1 at the end.
+ * A global function, for its loop: what it writes is no business of the verifier's, so the turns of the loop are alike.
+ */
+__noinline int measure(struct extent *e, __u64 addr)
 {
 	char chunk[64];
-	long n = bpf_probe_read_kernel_str(chunk, sizeof(chunk), c->s + c->len);
+	long n;
 
+	if (!e)
+		return 1;
+	n = bpf_probe_read_kernel_str(chunk, sizeof(chunk), (void *)(addr + e->len));
 	if (n <= 0) {
 		count(STAT_HELPER_FAILED);
-		c->bad = 1;
+		e->base_name = e->len; /* no name at all: no rule */
 		return 1;
 	}
 	n--; /* the NUL */
@@ -43,40 +53,76 @@ static long measure_step(__u32 i, struct string *c)
 		if (k >= (__u32)n)
 			break;
 		if (chunk[k] == '/')
-			c->base_name = c->len + k + 1;
+			e->base_name = e->len + k + 1;
 	}
-	c->len += n;
+	e->len += n;
 	return n < (long)sizeof(chunk) - 1;
 }
 
-/* absorb_name takes the name [pos, end) of the string into the hash. "" and "." are nothing; ".." is not followed. */
-static __always_inline void absorb_name(struct string *c, __u32 pos)
+static long measure_step(__u32 i, struct string *c)
+{
+	return measure(&c->extent, (__u64)c->s) & 1;
+}
+
+/* lead_step takes one "/", "./" or "../" off the start of the string, and climbs from the base for the last. */
+static long lead_step(__u32 i, struct string *c)
+{
+	char head[4] = {};
+
+	if (bpf_probe_read_kernel_str(head, sizeof(head), c->s) < 0) {
+		c->bad = 1;
+		return 1;
+	}
+	if (head[0] == '/') {
+		c->s++;
+	} else if (head[0] == '.' && head[1] == '/') {
+		c->s += 2;
+	} else if (head[0] == '.' && head[1] == '.' && head[2] == '/') {
+		c->s += 3;
+		if (is_root(c->base)) { /* what is above a file system's root, it does not know */
+			c->bad = 1;
+			return 1;
+		}
+		c->base = c->base->d_parent;
+	} else {
+		return 1;
+	}
+	return 0;
+}
+
+/* is_dots reports whether the n bytes at s are "." (1) or ".." (2). */
+static __always_inline int is_dots(const char *s, __u32 n)
 {
 	char dots[2] = {};
+
+	if (n > 2 || bpf_probe_read_kernel(dots, 2, s))
+		return 0;
+	if (n == 1)
+		return dots[0] == '.';
+	return dots[0] == '.' && dots[1] == '.' ? 2 : 0;
+}
+
+/* absorb_name takes the name [pos, end) of the string into the hash. "" and "." are nothing; ".." after a name, which may
+ * be a symbolic link, is not followed.
+ */
+static __always_inline void absorb_name(struct string *c, __u32 pos)
+{
 	__u32 n = c->end - pos;
+	int dots;
 
 	if (!n)
 		return;
-	if (n <= 2) {
-		if (bpf_probe_read_kernel(dots, 2, c->s + pos)) {
-			c->bad = 1;
-			return;
-		}
-		if (dots[0] == '.' && n == 1)
-			return;
-		if (dots[0] == '.' && dots[1] == '.') {
-			c->bad = 1;
-			return;
-		}
-	}
-	if (sip_name(&c->sip, (__u64)c->s + pos, n))
+	dots = is_dots(c->s + pos, n);
+	if (dots == 2)
 		c->bad = 1;
+	if (!dots)
+		sip_name(&c->up.s, (__u64)c->s + pos, n);
 }
 
 /* absorb_step walks the string backwards, one byte a step, and absorbs a name at each slash. */
 static long absorb_step(__u32 i, struct string *c)
 {
-	__u32 pos = c->base_name - i; /* the byte before it is looked at; base_name is where the walk starts */
+	__u32 pos = c->start - i; /* the byte before it is looked at */
 	char byte = '/';
 
 	if (pos && bpf_probe_read_kernel(&byte, 1, c->s + pos - 1)) {
@@ -93,26 +139,24 @@ static long absorb_step(__u32 i, struct string *c)
 }
 
 /* string_rule asks for the rule of the path that the string names up to `end`, its last name starting at `start`. */
-static __always_inline __u32 string_rule(struct string *c, __u32 start, __u32 end, __u32 kind)
+static __noinline __u32 string_rule(struct string *c, __u32 start, __u32 end, __u32 kind)
 {
-	struct climb up;
-
 	c->bad = 0;
 	c->end = end;
-	c->base_name = start;
-	sip_init(&c->sip, c->cfg);
+	c->start = start;
+	sip_init(&c->up.s, c->cfg);
 	bpf_loop(STRING_MAX, absorb_step, c, 0);
 	if (c->bad)
 		return 0;
-	up.d = c->base;
-	up.s = c->sip;
-	return rule_above(&up, kind);
+	c->up.d = c->base;
+	return rule_above(&c->up, kind);
 }
 
 struct string_dirs {
 	struct string *c;
 	__u32 from; /* the byte that the walk starts before */
 	__u32 end; /* of the current name, exclusive */
+	int dotted; /* met "..": what is to the left of it is not above the script */
 };
 
 /* string_dirs_step walks backwards over the string's directories, nearest first. */
@@ -126,6 +170,10 @@ static long string_dirs_step(__u32 i, struct string_dirs *w)
 		return 1;
 	if (byte != '/')
 		return 0;
+	if (w->end > pos && is_dots(c->s + pos, w->end - pos) == 2) {
+		w->dotted = 1;
+		return 1;
+	}
 	if (w->end > pos && name_kinds(c->cfg, (__u64)c->s + pos, w->end - pos) & NAME_DIR)
 		list_add(c->found, string_rule(c, pos, w->end, KIND_DIR));
 	if (!pos)
@@ -135,12 +183,12 @@ static long string_dirs_step(__u32 i, struct string_dirs *w)
 }
 
 /* script_app adds the apps that name the script, if one is being run, and returns the first. */
-static __always_inline __u32 script_app(const struct config *cfg, struct task_struct *t, struct linux_binprm *bprm,
-					struct list *found)
+static __noinline __u32 script_app(const struct config *cfg, struct task_struct *t, struct linux_binprm *bprm,
+				   struct list *found)
 {
-	struct string c = { .cfg = cfg, .found = found };
+	struct string c = {.cfg = cfg, .found = found};
 	char first = 0;
-	__u32 name;
+	__u32 name, len;
 
 	if (bprm->interp == bprm->filename || t->nsproxy->mnt_ns->user_ns->level)
 		return 0;
@@ -149,21 +197,26 @@ static __always_inline __u32 script_app(const struct config *cfg, struct task_st
 		count(STAT_HELPER_FAILED);
 		return 0;
 	}
-	bpf_loop(STRING_MAX / 63 + 1, measure_step, &c, 0);
-	if (c.bad || c.len <= c.base_name)
-		return 0;
 	if (bpf_probe_read_kernel(&first, 1, c.s))
 		return 0;
 	c.base = first == '/' ? t->fs->root.dentry : t->fs->pwd.dentry;
-	name = c.base_name;
-	if (name_kinds(cfg, (__u64)c.s + name, c.len - name) & NAME_FILE)
-		list_add(found, string_rule(&c, name, c.len, KIND_FILE));
+	bpf_loop(STRING_MAX, lead_step, &c, 0);
+	if (c.bad)
+		return 0;
+	bpf_loop(STRING_MAX / 63 + 1, measure_step, &c, 0);
+	name = c.extent.base_name;
+	len = c.extent.len;
+	if (len <= name)
+		return 0;
+	if (name_kinds(cfg, (__u64)c.s + name, len - name) & NAME_FILE)
+		list_add(found, string_rule(&c, name, len, KIND_FILE));
 	if (cfg->dir_rules) {
-		struct string_dirs w = { .c = &c, .from = name, .end = name ? name - 1 : 0 };
+		struct string_dirs w = {.c = &c, .from = name, .end = name ? name - 1 : 0};
 
 		if (name)
 			bpf_loop(STRING_MAX, string_dirs_step, &w, 0);
-		dirs_from(cfg, c.base, found);
+		if (!w.dotted)
+			dirs_from(cfg, c.base, found);
 	}
 	return found->apps[0];
 }

@@ -21,44 +21,41 @@ static __always_inline int refuse(struct task_struct *t, __u32 app, __u32 stat)
 	return REFUSE;
 }
 
-static __always_inline int known_unlisted(const struct config *cfg, struct task_struct *t)
+/* known_stranger reports whether the program run was found to belong to no app, by today's rules. */
+static __always_inline int known_stranger(const struct config *cfg, struct task_struct *t)
 {
 	__u32 tgid = t->tgid;
-	struct stranger *u = bpf_map_lookup_elem(&unlisted, &tgid);
+	struct stranger *s = bpf_map_lookup_elem(&unlisted, &tgid);
 
-	return u && u->start == t->group_leader->start_boottime && u->exec_id == t->self_exec_id &&
-	       u->generation == cfg->generation;
+	return s && s->start == t->group_leader->start_boottime && s->exec_id == t->self_exec_id &&
+	       s->generation == cfg->generation;
 }
 
-/* heal judges a process on the spot. It returns its label, or NULL if it has none: unlisted, or refused. */
-static __always_inline struct label *heal(const struct config *cfg, struct task_struct *t, int *undecided)
+static __noinline int remember_stranger(__u32 tgid, const struct label *l, __u64 generation)
 {
-	__u32 tgid = t->tgid;
-	struct stranger u = { .generation = cfg->generation };
-	struct label *had, l = {};
+	struct stranger s = {.start = l->start, .exec_id = l->exec_id, .generation = generation};
 
-	l.start = t->group_leader->start_boottime;
-	if (is_refused(tgid, l.start)) {
-		*undecided = 1;
-		return NULL;
-	}
-	had = label_of_process(tgid, l.start);
-	judge(cfg, t, had, JUDGE_HEAL, &l);
-	if (!l.apps.apps[0] && !had) {
-		u.start = l.start;
-		u.exec_id = l.exec_id;
-		if (bpf_map_update_elem(&unlisted, &tgid, &u, BPF_ANY))
-			count(STAT_HELPER_FAILED);
-		return NULL;
-	}
-	if (bpf_map_update_elem(&labels, &tgid, &l, BPF_ANY)) {
-		refuse_process(tgid, l.start);
-		*undecided = 1;
-		return NULL;
-	}
+	if (bpf_map_update_elem(&unlisted, &tgid, &s, BPF_ANY))
+		count(STAT_HELPER_FAILED); /* it is judged again at its next socket */
+	return 0;
+}
+
+/* heal judges a process on the spot, from the label it had (or nothing) in l. It returns -1 if it belongs to an app that
+ * is in force, and that can't be stored.
+ */
+static __always_inline int heal(const struct config *cfg, struct task_struct *t, int had, struct label *l)
+{
+	__u64 generation = cfg->generation; /* before the rules are read: what changes meanwhile voids the answer */
+	__u32 tgid = t->tgid;
+
+	judge(cfg, t, JUDGE_HEAL, l);
+	if (!l->apps.apps[0] && had != FOUND_LABEL)
+		return remember_stranger(tgid, l, generation);
+	if (store(tgid, l))
+		return (__u32)list_exit(&l->apps) == EXIT_DEFAULT ? 0 : -1;
 	count(STAT_HEALED);
-	emit_label(EVENT_HEAL, t, &l);
-	return bpf_map_lookup_elem(&labels, &tgid);
+	emit_label(EVENT_HEAL, t, l);
+	return 0;
 }
 
 /* note_socket remembers whose socket it is. */
@@ -78,27 +75,25 @@ int on_socket(struct bpf_sock *sk)
 {
 	const struct config *cfg = get_config();
 	struct task_struct *t = bpf_get_current_task_btf();
+	struct label l = {};
 	__u32 exit, app;
 	__u64 verdict;
-	int undecided = 0;
-	struct label *l;
+	int had;
 
 	if (!cfg || bpf_get_netns_cookie(sk) != cfg->netns_cookie || !t->mm)
 		return ALLOW;
-	if (known_unlisted(cfg, t))
+	if (known_stranger(cfg, t))
 		return ALLOW;
-	l = label_of_process(t->tgid, t->group_leader->start_boottime);
-	if (!l || l->exec_id != t->self_exec_id)
-		l = heal(cfg, t, &undecided);
-	if (undecided)
+	had = read_label(t->tgid, t->group_leader->start_boottime, &l);
+	if ((had != FOUND_LABEL || l.exec_id != t->self_exec_id) && heal(cfg, t, had, &l))
 		return refuse(t, 0, STAT_REFUSED_UNDECIDED);
-	if (!l || !l->apps.apps[0])
+	if (!l.apps.apps[0])
 		return ALLOW;
-	verdict = list_exit(&l->apps);
+	verdict = list_exit(&l.apps);
 	exit = verdict;
-	app = l->apps.apps[verdict >> 32 & (APPS_MAX - 1)];
+	app = l.apps.apps[verdict >> 32 & (APPS_MAX - 1)];
 	if (exit == EXIT_DEFAULT) {
-		if (note_socket(sk, l, exit))
+		if (note_socket(sk, &l, exit))
 			count(STAT_NOTES_FAILED);
 		return ALLOW;
 	}
@@ -106,7 +101,7 @@ int on_socket(struct bpf_sock *sk)
 		return refuse(t, app, STAT_REFUSED_BLOCKED);
 	if (sk->mark & ~cfg->mark_mask)
 		return refuse(t, app, STAT_REFUSED_FOREIGN_MARK);
-	if (note_socket(sk, l, exit))
+	if (note_socket(sk, &l, exit))
 		return refuse(t, app, STAT_REFUSED_NO_NOTE);
 	sk->mark = exit << (cfg->mark_shift & 31) & cfg->mark_mask;
 	count(STAT_SOCKETS_OUTSIDE);

@@ -15,33 +15,38 @@ static __always_inline int speaks(struct task_struct *t)
 	return t->mm && (t->pid == t->tgid || !t->group_leader->mm);
 }
 
-static __always_inline int same_apps(const struct label *a, const struct label *b)
+/* is_news reports whether a label says something that the stored one does not, and is not older than that: an exec may
+ * have been faster.
+ */
+static __noinline int is_news(__u32 tgid, const struct label *l)
 {
+	struct label *stored = label_of_process(tgid, l->start);
+
+	if (!stored)
+		return l->apps.apps[0] != 0;
+	if (stored->exec_id != l->exec_id)
+		return stored->exec_id < l->exec_id;
 #pragma unroll
 	for (int i = 0; i < APPS_MAX; i++)
-		if (a->apps.apps[i] != b->apps.apps[i])
-			return 0;
-	return a->own == b->own && a->exec_id == b->exec_id;
+		if (stored->apps.apps[i] != l->apps.apps[i])
+			return 1;
+	return stored->own != l->own;
 }
 
-/* reseed judges a process anew. What exec wrote meanwhile is newer: an older exec_id never replaces it for good, the
- * socket hook takes the stale label's apps as inherited and judges the new image itself.
+/* reseed judges a process anew. Should an exec slip in between the question and the store, the older exec_id does no
+ * harm: the socket hook takes the stale label's apps as inherited and judges the new image itself.
  */
 static __always_inline void reseed(const struct config *cfg, struct task_struct *t)
 {
-	__u64 start = t->group_leader->start_boottime;
 	__u32 tgid = t->tgid;
 	struct label l = {};
-	struct label *had = label_of_process(tgid, start);
 
-	judge(cfg, t, had, JUDGE_SEED, &l);
-	if (had ? same_apps(had, &l) : !l.apps.apps[0])
-		return;
-	if (had && !had->apps.apps[0])
+	whole_label(cfg, t, &l);
+	if (!l.apps.apps[0])
 		l.since = 0;
-	if (store(tgid, &l, BPF_ANY))
-		return;
-	count(STAT_LABELLED_SEED);
+	judge(cfg, t, JUDGE_SEED, &l);
+	if (is_news(tgid, &l) && !store(tgid, &l))
+		count(STAT_LABELLED_SEED);
 }
 
 SEC("iter/task")
@@ -59,34 +64,33 @@ int walk_seed(struct bpf_iter__task *ctx)
 SEC("iter/task")
 int walk_assign(struct bpf_iter__task *ctx)
 {
+	const struct config *cfg = get_config();
 	struct task_struct *t = ctx->task;
 	struct request *r;
-	struct label *had, l = {};
-	struct list apps = {};
+	struct label l = {};
+	struct list before = {}, apps = {};
 	__u32 zero = 0;
 	__u32 tgid;
 
-	if (!t || !speaks(t))
+	if (!cfg || !t || !speaks(t))
 		return 0;
 	tgid = t->tgid;
 	r = bpf_map_lookup_elem(&requests, &zero);
 	if (!r || r->tgid != tgid)
 		return 0;
+	whole_label(cfg, t, &l);
 	l.start = t->group_leader->start_boottime;
 	l.exec_id = t->self_exec_id;
 	l.given = r->app;
-	l.own = 1;
+	l.own += !list_has(&l.apps, r->app);
+	list_add_living(&before, &l.apps);
+	if (!before.apps[0]) /* children born until now are on their own, unless a fresh app's seed finds them */
+		l.since = bpf_ktime_get_boot_ns();
 	list_add(&apps, r->app);
-	had = label_of_process(tgid, l.start);
-	if (had) {
-		l.own = had->own + !list_has(&had->apps, r->app);
-		l.since = had->since;
-		list_add_living(&apps, &had->apps);
-	}
+	list_add_living(&apps, &before);
 	l.apps = apps;
-	if (store(tgid, &l, BPF_ANY))
+	if (store(tgid, &l))
 		return 0;
-	bpf_map_delete_elem(&unlisted, &tgid); /* it may well not be there */
 	count(STAT_LABELLED_SEED);
 	emit_label(EVENT_SEED, t, &l);
 	if (bpf_seq_write(ctx->meta->seq, &tgid, sizeof(tgid))) /* the answer: it was found and labelled */
@@ -102,18 +106,17 @@ int walk_note(struct bpf_iter__task_file *ctx)
 	struct task_struct *t = ctx->task;
 	struct file *file = ctx->file;
 	struct socket *socket;
-	struct label *l;
+	struct label l;
 	struct sock *sk;
 	struct note *n;
 	__u16 family;
 
 	if (!cfg || !t || !file)
 		return 0;
-	l = label_of_process(t->tgid, t->group_leader->start_boottime);
-	if (!l || !l->apps.apps[0])
-		return 0;
 	socket = bpf_sock_from_file(file);
 	if (!socket)
+		return 0;
+	if (!read_label(t->tgid, t->group_leader->start_boottime, &l) || !l.apps.apps[0])
 		return 0;
 	sk = socket->sk;
 	if (!sk)
@@ -131,7 +134,7 @@ int walk_note(struct bpf_iter__task_file *ctx)
 		n->born = (sk->sk_mark & cfg->mark_mask) >> (cfg->mark_shift & 31);
 		count(STAT_SOCKETS_NOTED);
 	}
-	n->apps = l->apps;
+	n->apps = l.apps;
 	return 0;
 }
 
@@ -147,28 +150,26 @@ int walk_list(struct bpf_iter__task *ctx)
 	const struct config *cfg = get_config();
 	struct task_struct *t = ctx->task;
 	struct process p = {};
-	struct label now = {};
-	const struct label *l;
+	struct label l = {};
 	__u64 exit;
+	int had;
 
 	if (!cfg || !t || !speaks(t))
 		return 0;
+	had = whole_label(cfg, t, &l); /* what the socket hook would make of it */
 	p.tgid = t->tgid;
 	p.ppid = t->real_parent->tgid;
 	if (bpf_probe_read_kernel(p.comm, sizeof(p.comm), t->comm))
 		count(STAT_HELPER_FAILED);
-	l = label_of_process(p.tgid, t->group_leader->start_boottime);
-	if (!l || l->exec_id != t->self_exec_id) { /* what the socket hook would make of it */
-		judge(cfg, t, l, JUDGE_HEAL, &now);
-		l = &now;
-	}
-	exit = list_exit(&l->apps);
-	if (is_refused(p.tgid, t->group_leader->start_boottime)) {
+	exit = list_exit(&l.apps);
+	if (t->nsproxy->net_ns->net_cookie != cfg->netns_cookie)
+		exit = EXIT_DEFAULT; /* its sockets are none of ours */
+	if ((__u32)exit != EXIT_DEFAULT && had == FOUND_REFUSED) {
 		p.verdict = VERDICT_UNDECIDED;
 	} else if ((__u32)exit != EXIT_DEFAULT) {
 		p.verdict = VERDICT_EXCLUDED;
-		p.app = l->apps.apps[exit >> 32 & (APPS_MAX - 1)];
-		p.cause = cause_of(l, p.app, exit >> 32);
+		p.app = l.apps.apps[exit >> 32 & (APPS_MAX - 1)];
+		p.cause = cause_of(&l, p.app, exit >> 32);
 	}
 	if (write_process(ctx->meta->seq, &p))
 		return 1; /* the kernel grows its buffer and comes back to this task */
