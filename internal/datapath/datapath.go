@@ -89,6 +89,9 @@ func Open(o Options) (*Datapath, error) {
 }
 
 func (d *Datapath) load(cookie uint64) error {
+	if err := alone(d.opts.Pins, cookie); err != nil {
+		return err
+	}
 	pinned, err := openPinnedMaps(d.opts.Pins)
 	if err != nil {
 		return err

@@ -257,3 +257,35 @@ func TestASetThatFailsChangesNothing(t *testing.T) {
 	r.wantMark(runsA, 0, "included at last")
 	r.wantMark(runsB, outside, "excluded at last")
 }
+
+func TestASecondDatapathForOneNamespaceIsRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	second := r.opts
+	second.Pins += "-second"
+	err := r.ns.Do(func() error {
+		d, err := datapath.Open(second)
+		if err == nil {
+			d.Remove()
+		}
+		return err
+	})
+	if !errors.Is(err, datapath.ErrGoverned) {
+		t.Errorf("a second datapath in the same network namespace: %v, want %v", err, datapath.ErrGoverned)
+	}
+	other, err := lab.NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	err = other.Do(func() error {
+		d, err := datapath.Open(second)
+		if err == nil {
+			err = d.Remove()
+		}
+		return err
+	})
+	if err != nil {
+		t.Errorf("a datapath in another network namespace: %v", err)
+	}
+}

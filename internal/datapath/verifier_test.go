@@ -4,6 +4,7 @@ import (
 	"errors"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -52,6 +53,6 @@ func TestVerifierIsFarFromItsLimit(t *testing.T) {
 		if err != nil || n > 400_000 {
 			t.Errorf("%s: the verifier processed %s instructions, want at most 400,000", name, m[1])
 		}
-		t.Logf("%s: %s instructions", name, m[1])
+		t.Logf("%s: %s instructions, %s", name, m[1], strings.SplitN(log, "\n", 3)[1])
 	}
 }

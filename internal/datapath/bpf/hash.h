@@ -61,17 +61,20 @@ static __always_inline __u64 sip_half(struct sip *s)
 	return s->v0 ^ s->v1 ^ s->v2 ^ s->v3;
 }
 
-/* sip_end leaves the result in v0 and v1. */
-static __always_inline void sip_end(struct sip *s)
+/* sip_end leaves the result in v0 and v1. A global function, as sip_name: what it needs is on its own stack. */
+__noinline int sip_end(struct sip *s)
 {
 	__u64 first;
 
+	if (!s)
+		return -1;
 	sip_word(s, (__u64)s->words << 59); /* bytes modulo 256, in the top byte */
 	s->v2 ^= 0xee;
 	first = sip_half(s);
 	s->v1 ^= 0xdd;
 	s->v1 = sip_half(s);
 	s->v0 = first;
+	return 0;
 }
 
 /* sip_name absorbs a name of len bytes at a kernel address. If the name can't be read, it returns -1 and the hash has
@@ -86,24 +89,20 @@ __noinline int sip_name(struct sip *s, __u64 name, __u64 len)
 		s->failed = 1;
 		return -1;
 	}
-	for (__u32 off = 0; off <= NAME_LEN_MAX; off += 16) {
-		__u64 chunk[2] = {};
+	for (__u32 off = 0; off <= NAME_LEN_MAX; off += 8) {
+		__u64 word = 0;
 		__u64 n;
 
 		if (off > len)
 			return 0;
 		n = len - off;
-		if (n > sizeof(chunk))
-			n = sizeof(chunk);
-		if (n && bpf_probe_read_kernel(chunk, n, (void *)(name + off))) {
+		if (n > sizeof(word))
+			n = sizeof(word);
+		if (n && bpf_probe_read_kernel(&word, n, (void *)(name + off))) {
 			s->failed = 1;
 			return -1;
 		}
-		for (__u32 i = 0; i < 2; i++) {
-			if (off + i * 8 > len)
-				return 0;
-			sip_word(s, chunk[i]);
-		}
+		sip_word(s, word);
 	}
 	return 0;
 }

@@ -68,8 +68,8 @@ static long climb_step(__u32 i, struct climb *c)
 	if (is_root(d))
 		return 1;
 	read_name(&name, d);
-	sip_name(&c->s, (__u64)name.name, name.hash_len >> 32);
 	c->d = d->d_parent;
+	sip_name(&c->s, (__u64)name.name, name.hash_len >> 32);
 	return 0;
 }
 
@@ -93,7 +93,7 @@ static __always_inline __u32 rule_above(struct climb *c, __u32 kind)
 
 static __noinline __u32 rule_of(const struct config *cfg, struct dentry *d, __u32 kind)
 {
-	struct climb c = {.d = d};
+	struct climb c = { .d = d };
 
 	sip_init(&c.s, cfg);
 	return rule_above(&c, kind);
@@ -119,7 +119,7 @@ static long dirs_step(__u32 i, struct dirs *c)
 /* dirs_from adds the apps whose directory is d or above it, nearest first. */
 static __always_inline void dirs_from(const struct config *cfg, struct dentry *d, struct list *found)
 {
-	struct dirs c = {.cfg = cfg, .d = d, .found = found};
+	struct dirs c = { .cfg = cfg, .d = d, .found = found };
 
 	bpf_loop(DEPTH_MAX, dirs_step, &c, 0);
 }

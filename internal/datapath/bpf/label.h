@@ -59,6 +59,21 @@ static __noinline int read_label(__u32 tgid, __u64 start, struct label *copy)
 	return FOUND_NONE;
 }
 
+/* list_add_stable adds the apps of a label that is still in the map, and none if it was replaced meanwhile: as with
+ * read_label, the memory may be another process's by then. It returns 1 if it added them.
+ */
+static __noinline int list_add_stable(struct list *found, const struct label *l, __u32 tgid)
+{
+	struct list before = *found;
+
+	list_add_living(found, &l->apps);
+	barrier();
+	if (l == bpf_map_lookup_elem(&labels, &tgid))
+		return 1;
+	*found = before;
+	return 0;
+}
+
 static __always_inline __u32 cause_of(const struct label *l, __u32 app, __u32 index)
 {
 	if (app == APP_LAUNCHED)
@@ -119,75 +134,79 @@ static __noinline int store(__u32 tgid, const struct label *l)
 	return -1;
 }
 
-/* How judge looks at the ancestors. */
-enum judge_mode {
-	JUDGE_HEAL, /* take all that a process should have inherited, up to the first ancestor that knows */
-	JUDGE_SEED, /* add the fresh apps of every living ancestor to what the process has */
-};
-
 struct judge {
 	const struct config *cfg;
 	struct task_struct *task; /* going up */
 	struct list found;
 	const struct list *had; /* the apps it had */
 	__u64 born; /* start of the process just below `task` */
-	__u32 mode;
 };
 
-/* ancestor judges one ancestor. It returns 1 when there is nothing more to learn further up. */
-static long ancestor(__u32 i, struct judge *j)
+/* inherit takes what a process should have inherited from one ancestor. It returns 1 once an ancestor knows: its label,
+ * or its being a stranger, says all that there is to learn further up.
+ */
+static long inherit(__u32 i, struct judge *j)
 {
 	struct task_struct *t = j->task->real_parent;
-	struct task_struct *leader = t->group_leader;
+	__u64 start = t->group_leader->start_boottime;
 	__u32 tgid = t->tgid;
-	__u64 start = leader->start_boottime;
-	struct label *l = label_of_process(tgid, start);
-	struct list own = {};
+	struct stranger *u;
+	struct label *l;
 	struct file *exe;
 
 	if (tgid <= 1)
 		return 1; /* init's children are on their own; the swapper has none */
-	if (j->mode == JUDGE_HEAL) {
-		struct stranger *u;
-
-		if (l && l->exec_id == t->self_exec_id) {
-			own = l->apps;
-			barrier();
-			if (l == label_of_process(tgid, start)) { /* as in read_label */
-				if (l->since <= j->born) /* it had its apps before it had this child */
-					list_add_living(&j->found, &own);
-				return 1;
-			}
-			l = NULL;
-			own = (struct list){};
-		}
-		u = bpf_map_lookup_elem(&unlisted, &tgid);
-		if (u && u->start == start && u->exec_id == t->self_exec_id && u->generation == j->cfg->generation)
+	l = label_of_process(tgid, start);
+	if (l && l->exec_id == t->self_exec_id) {
+		if (l->since > j->born)
+			return 1; /* it had its child before it had its apps */
+		if (list_add_stable(&j->found, l, tgid))
 			return 1;
 	}
+	u = bpf_map_lookup_elem(&unlisted, &tgid);
+	if (u && u->start == start && u->exec_id == t->self_exec_id && u->generation == j->cfg->generation)
+		return 1;
 	if (l)
-		list_add(&own, l->given);
+		list_add(&j->found, l->given);
 	exe = t->mm->exe_file;
 	if (exe)
-		identify(j->cfg, exe, &own);
-	if (j->mode == JUDGE_SEED) {
-		list_add_fresh(&j->found, &own, j->had);
-	} else {
-		list_add_living(&j->found, &own);
-		if (l && l->since <= j->born) /* of an image before an exec that was missed */
-			list_add_living(&j->found, &l->apps);
-	}
+		identify(j->cfg, exe, &j->found);
+	if (l && l->since <= j->born) /* of an image before an exec that was missed */
+		list_add_stable(&j->found, l, tgid);
 	j->born = start;
 	j->task = t;
 	return 0;
 }
 
-/* judge makes the label of a process from its image, its living ancestors, and what l held: the label it had, or
- * nothing.
- */
-static __always_inline void judge(const struct config *cfg, struct task_struct *t, __u32 mode, struct label *l)
+/* inherit_fresh takes, of one ancestor's own apps, those that are fresh, and those that the process had. */
+static long inherit_fresh(__u32 i, struct judge *j)
 {
-	struct judge j = {.cfg = cfg, .task = t, .mode = mode, .had = &l->apps};
+	struct task_struct *t = j->task->real_parent;
+	__u32 tgid = t->tgid;
+	struct list own = {};
+	struct label *l;
+	struct file *exe;
+
+	if (tgid <= 1)
+		return 1;
+	l = label_of_process(tgid, t->group_leader->start_boottime);
+	if (l)
+		list_add(&own, l->given);
+	exe = t->mm->exe_file;
+	if (exe)
+		identify(j->cfg, exe, &own);
+	list_add_fresh(&j->found, &own, j->had);
+	j->task = t;
+	return 0;
+}
+
+/* judge makes the label of a process from its image, its living ancestors as `step` looks at them, and what l held: the
+ * label it had, or nothing.
+ */
+static __always_inline void judge(const struct config *cfg, struct task_struct *t, long (*step)(__u32, struct judge *),
+				  struct label *l)
+{
+	struct judge j = { .cfg = cfg, .task = t, .had = &l->apps };
 	struct file *exe = t->mm->exe_file;
 
 	if (l->exec_id != t->self_exec_id || !bpf_map_lookup_elem(&apps, &l->given))
@@ -199,7 +218,7 @@ static __always_inline void judge(const struct config *cfg, struct task_struct *
 	if (exe)
 		identify(cfg, exe, &j.found);
 	l->own = list_len(&j.found);
-	bpf_loop(ANCESTORS_MAX, ancestor, &j, 0);
+	bpf_loop(ANCESTORS_MAX, step, &j, 0);
 	list_add_living(&j.found, &l->apps);
 	l->apps = j.found;
 }
@@ -212,7 +231,7 @@ static __always_inline int whole_label(const struct config *cfg, struct task_str
 	int had = read_label(t->tgid, t->group_leader->start_boottime, l);
 
 	if (!had || l->exec_id != t->self_exec_id)
-		judge(cfg, t, JUDGE_HEAL, l);
+		judge(cfg, t, inherit, l);
 	return had;
 }
 

@@ -171,7 +171,7 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__array(values, struct inner);
-} outer SEC(".maps") = {.values = {&inner}};
+} outer SEC(".maps") = { .values = { &inner } };
 
 /* stats: counters by enum stat. Writer: every program. Reader: the agent. Pinned. */
 struct {

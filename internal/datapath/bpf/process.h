@@ -30,7 +30,7 @@ static __noinline int missed(const struct config *cfg, struct task_struct *t, st
 	__u32 given = l->given, own = l->own;
 	__u32 inherits;
 
-	judge(cfg, t, JUDGE_HEAL, l);
+	judge(cfg, t, inherit, l);
 	inherits = (__u32)list_len(&l->apps) > l->own;
 	l->given = given;
 	l->own = own;
@@ -83,7 +83,7 @@ int BPF_PROG(on_exec, struct task_struct *t, int old_pid, struct linux_binprm *b
 static __always_inline void born_of_nobody(struct task_struct *creator, struct task_struct *child)
 {
 	__u32 tgid = child->tgid;
-	struct label l = {.start = child->start_boottime, .exec_id = child->self_exec_id};
+	struct label l = { .start = child->start_boottime, .exec_id = child->self_exec_id };
 
 	if (child->real_parent->tgid == creator->tgid)
 		return;

@@ -186,7 +186,7 @@ static long string_dirs_step(__u32 i, struct string_dirs *w)
 static __noinline __u32 script_app(const struct config *cfg, struct task_struct *t, struct linux_binprm *bprm,
 				   struct list *found)
 {
-	struct string c = {.cfg = cfg, .found = found};
+	struct string c = { .cfg = cfg, .found = found };
 	char first = 0;
 	__u32 name, len;
 
@@ -211,7 +211,7 @@ static __noinline __u32 script_app(const struct config *cfg, struct task_struct 
 	if (name_kinds(cfg, (__u64)c.s + name, len - name) & NAME_FILE)
 		list_add(found, string_rule(&c, name, len, KIND_FILE));
 	if (cfg->dir_rules) {
-		struct string_dirs w = {.c = &c, .from = name, .end = name ? name - 1 : 0};
+		struct string_dirs w = { .c = &c, .from = name, .end = name ? name - 1 : 0 };
 
 		if (name)
 			bpf_loop(STRING_MAX, string_dirs_step, &w, 0);

@@ -33,7 +33,7 @@ static __always_inline int known_stranger(const struct config *cfg, struct task_
 
 static __noinline int remember_stranger(__u32 tgid, const struct label *l, __u64 generation)
 {
-	struct stranger s = {.start = l->start, .exec_id = l->exec_id, .generation = generation};
+	struct stranger s = { .start = l->start, .exec_id = l->exec_id, .generation = generation };
 
 	if (bpf_map_update_elem(&unlisted, &tgid, &s, BPF_ANY))
 		count(STAT_HELPER_FAILED); /* it is judged again at its next socket */
@@ -48,7 +48,7 @@ static __always_inline int heal(const struct config *cfg, struct task_struct *t,
 	__u64 generation = cfg->generation; /* before the rules are read: what changes meanwhile voids the answer */
 	__u32 tgid = t->tgid;
 
-	judge(cfg, t, JUDGE_HEAL, l);
+	judge(cfg, t, inherit, l);
 	if (!l->apps.apps[0] && had != FOUND_LABEL)
 		return remember_stranger(tgid, l, generation);
 	if (store(tgid, l))

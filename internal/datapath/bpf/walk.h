@@ -44,7 +44,7 @@ static __always_inline void reseed(const struct config *cfg, struct task_struct 
 	whole_label(cfg, t, &l);
 	if (!l.apps.apps[0])
 		l.since = 0;
-	judge(cfg, t, JUDGE_SEED, &l);
+	judge(cfg, t, inherit_fresh, &l);
 	if (is_news(tgid, &l) && !store(tgid, &l))
 		count(STAT_LABELLED_SEED);
 }
@@ -68,7 +68,7 @@ int walk_assign(struct bpf_iter__task *ctx)
 	struct task_struct *t = ctx->task;
 	struct request *r;
 	struct label l = {};
-	struct list before = {}, apps = {};
+	struct list apps = {};
 	__u32 zero = 0;
 	__u32 tgid;
 
@@ -83,11 +83,11 @@ int walk_assign(struct bpf_iter__task *ctx)
 	l.exec_id = t->self_exec_id;
 	l.given = r->app;
 	l.own += !list_has(&l.apps, r->app);
-	list_add_living(&before, &l.apps);
-	if (!before.apps[0]) /* children born until now are on their own, unless a fresh app's seed finds them */
-		l.since = bpf_ktime_get_boot_ns();
 	list_add(&apps, r->app);
-	list_add_living(&apps, &before);
+	list_add_living(&apps, &l.apps);
+	if (!apps.apps
+		     [1]) /* its first: children born until now are on their own, unless a fresh app's seed finds them */
+		l.since = bpf_ktime_get_boot_ns();
 	l.apps = apps;
 	if (store(tgid, &l))
 		return 0;
