@@ -64,6 +64,18 @@ __noinline int list_add_living(struct list *l, const struct list *from)
 	return 0;
 }
 
+/* list_keep_living forgets the apps that the policy does not know any more. */
+__noinline int list_keep_living(struct list *l)
+{
+	struct list before;
+
+	if (!l)
+		return 0;
+	before = *l;
+	*l = (struct list){};
+	return list_add_living(l, &before);
+}
+
 /* list_add_fresh adds those of another list's apps that are fresh, and those that `had` names. */
 __noinline int list_add_fresh(struct list *l, const struct list *from, const struct list *had)
 {

@@ -82,12 +82,12 @@ int walk_assign(struct bpf_iter__task *ctx)
 	l.start = t->group_leader->start_boottime;
 	l.exec_id = t->self_exec_id;
 	l.given = r->app;
+	list_keep_living(&l.apps);
+	if (!l.apps.apps[0]) /* children born until now are on their own, unless a fresh app's seed finds them */
+		l.since = bpf_ktime_get_boot_ns();
 	l.own += !list_has(&l.apps, r->app);
 	list_add(&apps, r->app);
 	list_add_living(&apps, &l.apps);
-	if (!apps.apps
-		     [1]) /* its first: children born until now are on their own, unless a fresh app's seed finds them */
-		l.since = bpf_ktime_get_boot_ns();
 	l.apps = apps;
 	if (store(tgid, &l))
 		return 0;
