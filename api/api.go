@@ -83,8 +83,7 @@ type Process struct {
 	Exe     string         `json:"exe"`
 	Verdict policy.Verdict `json:"verdict"`
 	Cause   policy.Cause   `json:"cause"`
-	// App is the path of the app that decides, empty when the cause is default. For a launched process it is
-	// the name of the command that was given to `sidestep run`, or empty once that is no longer known.
+	// App is the path of the app that decides: "sidestep run" when the cause is launched, empty when it is default.
 	App string `json:"app"`
 }
 

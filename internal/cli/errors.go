@@ -97,7 +97,7 @@ func classify(err error) (code int, hint string) {
 	case errors.As(err, &bad):
 		return exitConfig, bad.Hint
 	case errors.Is(err, api.ErrNoDaemon):
-		return exitNoDaemon, "start it with `systemctl start sidestep`, or say where it is with --socket"
+		return exitNoDaemon, "start it with `sidestep daemon` as root, or say where it is with --socket"
 	case errors.As(err, &refused):
 		return codeOf(refused.Code), refused.Hint
 	case errors.Is(err, api.ErrNotPermitted):

@@ -26,8 +26,8 @@ func newExcludeCommand(e *env) *cobra.Command {
 		Use:   "exclude PATH...",
 		Short: "Let programs use the network outside the tunnel",
 		Long: `Exclude adds programs to the policy. Running or yet to start, they and all that they start
-use the ordinary network connection from the moment the command returns. Connections that
-they have open through the tunnel are closed, for a connection never changes its side.
+use the ordinary network connection for every socket that they make from the moment the
+command returns. Connections that are open stay in the tunnel until they end.
 
 A path that ends in "/" is a directory and stands for every program below it. A path where
 nothing is yet is accepted: what appears there is excluded from its first start.

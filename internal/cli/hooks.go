@@ -21,9 +21,8 @@ type Hooks struct {
 	Daemon func(ctx context.Context, o DaemonOptions) (Daemon, error)
 	// Clean removes what a dead daemon left, and returns one line for each thing removed.
 	Clean func(ctx context.Context, o CleanOptions) ([]string, error)
-	// Demo, Check and Doctor write their whole answer to Out. An error is one more line on stderr.
+	// Demo and Doctor write their whole answer to Out. An error is one more line on stderr.
 	Demo   func(ctx context.Context, o DemoOptions) error
-	Check  func(ctx context.Context, o CheckOptions) error
 	Doctor func(ctx context.Context, o DoctorOptions) error
 }
 
@@ -57,13 +56,6 @@ type CleanOptions struct {
 // DemoOptions are for Hooks.Demo.
 type DemoOptions struct {
 	Out io.Writer
-}
-
-// CheckOptions are for Hooks.Check.
-type CheckOptions struct {
-	Out    io.Writer
-	JSON   bool
-	Socket string
 }
 
 // DoctorOptions are for Hooks.Doctor.

@@ -14,7 +14,8 @@ func newIncludeCommand(e *env) *cobra.Command {
 		Use:   "include PATH...",
 		Short: "Take programs back into the tunnel",
 		Long: `Include takes programs out of the policy. They and all that they started use the tunnel
-from the moment the command returns; connections that they have open outside it are closed.
+for every socket that they make from the moment the command returns. Connections that are
+open stay outside until they end: restart the program to be sure.
 
 All paths are included, or, where there is an error, none. A path that is not in the policy
 is an error.` + exits(exitDone, exitCould, exitUsage, exitNoDaemon, exitNotPermitted),

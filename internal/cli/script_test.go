@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 
 // sidestep is the program, with hooks that do nothing to the machine.
 func sidestep() {
-	e := cli.OS(cli.Hooks{Daemon: fakeDaemon, Clean: fakeClean, Demo: fakeDemo, Check: fakeCheck})
+	e := cli.OS(cli.Hooks{Daemon: fakeDaemon, Clean: fakeClean, Demo: fakeDemo})
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	os.Exit(cli.Main(ctx, e))
@@ -93,11 +93,6 @@ func fakeClean(_ context.Context, o cli.CleanOptions) ([]string, error) {
 func fakeDemo(_ context.Context, o cli.DemoOptions) error {
 	_, err := io.WriteString(o.Out, "0 packets on the wrong side\n")
 	return err
-}
-
-func fakeCheck(_ context.Context, o cli.CheckOptions) error {
-	fmt.Fprintf(o.Out, "json=%v\n", o.JSON)
-	return errors.New("1 probe on the wrong side")
 }
 
 type engineKey struct{}

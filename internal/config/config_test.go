@@ -76,7 +76,7 @@ func TestMistakesSayWhere(t *testing.T) {
 		{"mark_mask = 8", "f:1:13: mark_mask: 0x8 is not a single band of two bits or more", ""},
 		{"table = -1", "f:1:9: table: -1 is not between 1 and 4294967295", ""},
 		{"table = 254", "f:1:9: table: table 254 is one of the system's own", ""},
-		{"priority = 32766", "f:1:12: priority: 32766 is not between 1 and 32765", ""},
+		{"priority = 32765", "f:1:12: priority: 32765 is not between 1 and 32764", ""},
 		{"protocol = 256", "f:1:12: protocol: 256 is not between 1 and 255", ""},
 		{"table = 1\n Table = 2", `f:2:2: unknown key "Table"`, `did you mean "table"?`},
 		{"exclude = [ # these\n\"/x\", # and\n  \"y\"]", `f:3:3: "y": path is not absolute`, ""},

@@ -158,7 +158,7 @@ func (f *file) numbers(c *Config) *fault {
 	}{
 		{"mark_mask", f.MarkMask, &mask, 1, 1<<32 - 1, maskFault(f.MarkMask)},
 		{"table", f.Table, &table, 1, 1<<32 - 1, tableFault(f.Table)},
-		{"priority", f.Priority, &priority, 1, 32765, ""},
+		{"priority", f.Priority, &priority, 1, 32764, ""},
 		{"protocol", f.Protocol, &protocol, 1, 255, ""},
 	} {
 		switch {

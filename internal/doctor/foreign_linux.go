@@ -22,10 +22,6 @@ type hook struct {
 
 var rootHooks = [...]hook{
 	{"sock_create", ebpf.AttachCGroupInetSockCreate},
-	{"connect4", ebpf.AttachCGroupInet4Connect},
-	{"connect6", ebpf.AttachCGroupInet6Connect},
-	{"sendmsg4", ebpf.AttachCGroupUDP4Sendmsg},
-	{"sendmsg6", ebpf.AttachCGroupUDP6Sendmsg},
 	{"ingress", ebpf.AttachCGroupInetIngress},
 	{"egress", ebpf.AttachCGroupInetEgress},
 }

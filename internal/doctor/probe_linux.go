@@ -3,7 +3,6 @@ package doctor
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -13,7 +12,6 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,15 +31,10 @@ var (
 	fileIterator   = attempt{kind: ebpf.Tracing, attach: ebpf.AttachTraceIter, to: "task_file"}
 	sockCreate     = attempt{kind: ebpf.CGroupSock, attach: ebpf.AttachCGroupInetSockCreate, ret: 1}
 	guard          = attempt{kind: ebpf.CGroupSKB, attach: ebpf.AttachCGroupInetEgress, ret: 1}
-	setsockopt     = attempt{kind: ebpf.CGroupSockopt, attach: ebpf.AttachCGroupSetsockopt, ret: 1}
 )
 
 func tracepoint(name string) attempt {
 	return attempt{kind: ebpf.Tracing, attach: ebpf.AttachTraceRawTp, to: name}
-}
-
-func sockAddr(at ebpf.AttachType) attempt {
-	return attempt{kind: ebpf.CGroupSockAddr, attach: at, ret: 1}
 }
 
 // body returns the attempt with instructions before its end.
@@ -143,54 +136,4 @@ func haveCgroupLinks() error {
 		return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
 	}
 	return err
-}
-
-// haveSocketDestroy asks the kernel to close a connection that cannot exist.
-func haveSocketDestroy() error {
-	// Without tcp_diag nothing exists, so that the next question would be answered in the same words.
-	if _, err := netlink.SocketDiagTCPInfo(unix.AF_INET); errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("tcp_diag: %w", ebpf.ErrNotSupported)
-	}
-	nobody := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}
-	err := netlink.SocketDestroy(nobody, nobody)
-	switch {
-	case errors.Is(err, unix.EOPNOTSUPP):
-		return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
-	case errors.Is(err, unix.ENOENT):
-		return nil
-	}
-	return err
-}
-
-// haveTCX asks which tcx programs the loopback device has.
-func haveTCX() error {
-	if err := guard.load(); err != nil {
-		return err // without privileges the question below is answered as by an old kernel
-	}
-	lo, err := net.InterfaceByName("lo")
-	if err != nil {
-		return err
-	}
-	_, err = link.QueryPrograms(link.QueryOptions{Target: lo.Index, Attach: ebpf.AttachTCXIngress})
-	if errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
-	}
-	return err
-}
-
-// haveLSM reports whether the kernel runs BPF programs among its security modules: they load and attach even
-// where it does not.
-func haveLSM() error {
-	const file = "/sys/kernel/security/lsm"
-	b, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
-	}
-	if err != nil {
-		return err
-	}
-	if !slices.Contains(strings.Split(strings.TrimSpace(string(b)), ","), "bpf") {
-		return ebpf.ErrNotSupported
-	}
-	return nil
 }

@@ -22,7 +22,7 @@ func TestProbesCanSayNo(t *testing.T) {
 	for name, probe := range map[string]func() error{
 		"no such tracepoint":         tracepoint("sidestep_none").load,
 		"no such iterator":           attempt{kind: ebpf.Tracing, attach: ebpf.AttachTraceIter, to: "sidestep_none"}.load,
-		"no such attach type":        sockAddr(ebpf.AttachCGroupInetSockCreate).load,
+		"no such attach type":        attempt{kind: ebpf.CGroupSock, attach: ebpf.AttachCGroupInetEgress}.load,
 		"helper of another type":     execTracepoint.helper(asm.FnGetNetnsCookie),
 		"helper of another hook":     sockCreate.helper(asm.FnSkbLoadBytes),
 		"helper that does not exist": sockCreate.helper(asm.BuiltinFunc(9999)),
