@@ -2,6 +2,7 @@ package datapath_test
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -161,6 +162,36 @@ func (r *rig) wantMark(a *actor.Actor, want int, when string) {
 	r.t.Helper()
 	if got := r.mark(a); got != want {
 		r.t.Errorf("%s: a new socket has mark %#x, want %#x", when, got, want)
+	}
+}
+
+// TestMPTCPIsRefusedToExcludedPrograms is about sockets whose subflows the kernel makes itself: nothing marks those.
+func TestMPTCPIsRefusedToExcludedPrograms(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	listed := r.install("listed")
+	a := r.start(listed)
+	socket := func() error {
+		fd, err := a.Syscall(r.ctx, unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP)
+		if err == nil {
+			_, err = a.Syscall(r.ctx, unix.SYS_CLOSE, int(fd))
+		}
+		return err
+	}
+	switch err := socket(); {
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.ENOPROTOOPT):
+		t.Skip("this kernel has no MPTCP, or it is switched off")
+	case err != nil:
+		t.Fatalf("before it is excluded: %v", err)
+	}
+	r.exclude(listed)
+	if err := socket(); !errors.Is(err, unix.EPROTONOSUPPORT) {
+		t.Errorf("once it is excluded: %v, want %v", err, unix.EPROTONOSUPPORT)
+	}
+	r.wantMark(a, outside, "any other socket")
+	r.exclude()
+	if err := socket(); err != nil {
+		t.Errorf("once it is included again: %v", err)
 	}
 }
 

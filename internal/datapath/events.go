@@ -127,7 +127,7 @@ func statName(s bpf.DatapathStat) string {
 		"labelled_at_exec", "labelled_at_fork", "labelled_by_walk", "healed_at_socket", "sockets_outside",
 		"sockets_noted", "labels_full", "apps_forgotten", "refused_undecided", "refused_blocked",
 		"refused_foreign_mark", "refused_no_note", "notes_failed", "events_lost", "helpers_failed",
-		"guard_dropped_sent", "guard_dropped_received", "guard_dropped_answers",
+		"refused_mptcp", "guard_dropped_sent", "guard_dropped_received", "guard_dropped_answers",
 	}
 	if int(s) < len(names) {
 		return names[s]

@@ -116,6 +116,7 @@ enum stat {
 	STAT_NOTES_FAILED, /* notes of included sockets that found no memory */
 	STAT_EVENTS_LOST, /* events that did not fit into the ring */
 	STAT_HELPER_FAILED, /* other helpers that failed: reads of names, deletes, cache writes */
+	STAT_REFUSED_MPTCP, /* MPTCP sockets of excluded programs refused: their subflows would have no mark */
 	STAT_GUARD_SENT, /* packets of excluded programs that the guard kept from a link */
 	STAT_GUARD_RECEIVED, /* packets for excluded programs that came by a link that they must not use */
 	STAT_GUARD_ANSWERED, /* answers of the kernel itself that would have taken an uplink's address into a tunnel */

@@ -131,10 +131,11 @@ const (
 	DatapathStatSTAT_NOTES_FAILED         DatapathStat = 12
 	DatapathStatSTAT_EVENTS_LOST          DatapathStat = 13
 	DatapathStatSTAT_HELPER_FAILED        DatapathStat = 14
-	DatapathStatSTAT_GUARD_SENT           DatapathStat = 15
-	DatapathStatSTAT_GUARD_RECEIVED       DatapathStat = 16
-	DatapathStatSTAT_GUARD_ANSWERED       DatapathStat = 17
-	DatapathStatSTAT_MAX                  DatapathStat = 18
+	DatapathStatSTAT_REFUSED_MPTCP        DatapathStat = 15
+	DatapathStatSTAT_GUARD_SENT           DatapathStat = 16
+	DatapathStatSTAT_GUARD_RECEIVED       DatapathStat = 17
+	DatapathStatSTAT_GUARD_ANSWERED       DatapathStat = 18
+	DatapathStatSTAT_MAX                  DatapathStat = 19
 )
 
 type DatapathStranger struct {

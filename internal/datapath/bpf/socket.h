@@ -14,6 +14,9 @@
 #define ALLOW 1
 #define REFUSE 0 /* socket() fails with EPERM */
 
+#define IPPROTO_MPTCP 262 /* include/uapi/linux/in.h */
+#define EPROTONOSUPPORT 93 /* include/uapi/asm-generic/errno.h */
+
 static __always_inline int refuse(struct task_struct *t, __u32 app, __u32 stat)
 {
 	count(stat);
@@ -99,6 +102,12 @@ int on_socket(struct bpf_sock *sk)
 	}
 	if (exit == EXIT_BLOCKED)
 		return refuse(t, app, STAT_REFUSED_BLOCKED);
+	if (sk->protocol == IPPROTO_MPTCP) {
+		/* The kernel makes its subflows, without mark and note. Programs that ask for MPTCP fall back to TCP. */
+		count(STAT_REFUSED_MPTCP);
+		bpf_set_retval(-EPROTONOSUPPORT);
+		return REFUSE;
+	}
 	if (sk->mark & ~cfg->mark_mask)
 		return refuse(t, app, STAT_REFUSED_FOREIGN_MARK);
 	if (note_socket(sk, &l, exit))
