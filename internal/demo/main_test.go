@@ -103,16 +103,22 @@ func eachLink(fn func(name string, l link.Link) error) error {
 func spoil(step string, machine *lab.Namespace) error {
 	switch os.Getenv(spoilEnv) + " before " + step {
 	case "hook before exclude a running program":
-		return eachLink(func(name string, l link.Link) error {
-			if name != "socket" {
-				return nil
-			}
-			return l.Detach()
-		})
+		return detach("socket")
 	case "rules before go on without a daemon":
-		return machine.Do(deleteRules)
+		// The guard would stop what the rules no longer lead outside.
+		return errors.Join(detach("egress"), machine.Do(deleteRules))
 	}
 	return nil
+}
+
+// detach takes a program of the daemon's off its hook.
+func detach(hook string) error {
+	return eachLink(func(name string, l link.Link) error {
+		if name != hook {
+			return nil
+		}
+		return l.Detach()
+	})
 }
 
 // deleteRules deletes the daemon's rules in the calling thread's namespace.
