@@ -13,7 +13,6 @@ import (
 
 	"sidestep"
 	"sidestep/api"
-	"sidestep/internal/lab"
 	"sidestep/policy"
 )
 
@@ -184,11 +183,7 @@ func TestLaunchStaysInTheNamespace(t *testing.T) {
 
 func TestANewEngineTakesOverFromOneThatWasKilled(t *testing.T) {
 	t.Parallel()
-	world, err := lab.New(t.Context(), lab.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { world.Close() })
+	world := newWorld(t)
 	r := newRig(t, world.Machine)
 	a, other := r.install("a"), r.install("other")
 	before := r.worldText()
@@ -206,7 +201,7 @@ func TestANewEngineTakesOverFromOneThatWasKilled(t *testing.T) {
 	orphan := r.start(a)
 	e := r.run(sidestep.Options{})
 	r.wantMark(orphan, outside, "under the next engine")
-	_, err = e.Include(r.ctx, []string{a})
+	_, err := e.Include(r.ctx, []string{a})
 	r.ok(err)
 	r.wantMark(orphan, 0, "once the next engine includes it")
 	r.ok(e.stop())

@@ -6,7 +6,6 @@ import (
 
 	"sidestep"
 	"sidestep/api"
-	"sidestep/internal/lab"
 	"sidestep/internal/lab/actor"
 	"sidestep/policy"
 )
@@ -39,11 +38,7 @@ func classified(a *actor.Actor, app string, cause policy.Cause) func(api.Event) 
 
 func TestEventsTellWhatHappens(t *testing.T) {
 	t.Parallel()
-	world, err := lab.New(t.Context(), lab.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { world.Close() })
+	world := newWorld(t)
 	r := newRig(t, world.Machine)
 	a := r.install("a")
 	e := r.run(sidestep.Options{})
@@ -51,7 +46,7 @@ func TestEventsTellWhatHappens(t *testing.T) {
 	defer cancel()
 	events := e.Events(ctx)
 	first := r.start(a)
-	_, err = e.Exclude(r.ctx, []string{a})
+	_, err := e.Exclude(r.ctx, []string{a})
 	r.ok(err)
 	r.await(events, "excluded", func(ev api.Event) bool { return ev.Kind == api.EventExcluded && ev.App == a })
 	r.await(events, "classified, running", classified(first, a, policy.Listed))

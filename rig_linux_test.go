@@ -49,6 +49,18 @@ func runUntilKilled(state string) {
 	os.Exit(0)
 }
 
+// newWorld builds a world that ends with the test.
+func newWorld(t *testing.T) *lab.World {
+	t.Helper()
+	labtest.NeedRoot(t)
+	world, err := lab.New(t.Context(), lab.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { world.Close() })
+	return world
+}
+
 // rig is a network namespace with a stage of actors, where engines can run.
 type rig struct {
 	t     *testing.T

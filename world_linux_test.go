@@ -14,7 +14,6 @@ import (
 
 	"sidestep"
 	"sidestep/api"
-	"sidestep/internal/lab"
 )
 
 // worldText is everything that an engine may change: rules, routes of all tables, rp_filter, and pins.
@@ -70,16 +69,12 @@ func pins(t *testing.T) []string {
 
 // TestTheWorldIsLeftAsItWasFound is not parallel: it looks at all pins.
 func TestTheWorldIsLeftAsItWasFound(t *testing.T) {
-	world, err := lab.New(t.Context(), lab.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { world.Close() })
+	world := newWorld(t)
 	r := newRig(t, world.Machine)
 	a := r.install("a")
 	before, pinned := r.worldText(), pins(t)
 	e := r.run(sidestep.Options{})
-	_, err = e.Exclude(r.ctx, []string{a})
+	_, err := e.Exclude(r.ctx, []string{a})
 	r.ok(err)
 	runs := r.start(a)
 	r.wantMark(runs, outside, "with the engine")

@@ -16,6 +16,8 @@ import (
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"sidestep/internal/lab/labtest"
 )
 
 // wantSource fails the test unless the service at host sees the machine come from want.
@@ -148,6 +150,7 @@ func TestOptionsTakeIPv6Away(t *testing.T) {
 }
 
 func TestWorldsDoNotSeeEachOther(t *testing.T) {
+	labtest.NeedRoot(t)
 	var wg sync.WaitGroup
 	worlds := make([]*World, 3)
 	for i := range worlds {
