@@ -103,12 +103,28 @@ func (e *Engine) open() (err error) {
 		Pins: pinsOf(mount, e.opts.State), Cgroup: cgroup, Mask: e.opts.routing().Mask,
 	})
 	if err != nil {
-		return fmt.Errorf("open the datapath: %w", err)
+		return withWayOut(fmt.Errorf("open the datapath: %w", err))
 	}
 	if e.kernel.Adopted() {
 		e.opts.Log.Info("took over the datapath that was in force")
 	}
 	return nil
+}
+
+// withWayOut adds a hint to the errors that the user can do something about.
+func withWayOut(err error) error {
+	hint := ""
+	switch {
+	case errors.Is(err, datapath.ErrGoverned):
+		hint = "stop that one; if it is dead, `sidestep clean --state DIR` with its state directory removes what it left"
+	case errors.Is(err, datapath.ErrLayout):
+		hint = "`sidestep clean` removes what the other version left; until then that stays in force"
+	case errors.Is(err, datapath.ErrNamespace):
+		hint = "a daemon in another network namespace needs a state directory of its own: --state DIR"
+	default:
+		return err
+	}
+	return &api.Error{Code: api.CodeInternal, Message: err.Error(), Hint: hint}
 }
 
 // close lets go of everything; what is in force in the kernel stays.

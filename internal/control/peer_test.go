@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sidestep/api"
+	"sidestep/internal/lab/labtest"
 )
 
 func TestAccess(t *testing.T) {
@@ -33,18 +34,6 @@ func TestAccess(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, got)
 		}
 	}
-}
-
-// needRoot skips locally and fails in CI: a skipped test proves nothing there.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("needs root: run `make check-root`")
-	}
-	t.Skip("needs root: run `make check-root`")
 }
 
 // dialAs connects as another user, from a thread that ends with it.
@@ -71,7 +60,7 @@ func dialAs(socket string, uid, gid int, groups []uint32) func(context.Context) 
 }
 
 func TestStrangersAreRefusedAndMembersAreNot(t *testing.T) {
-	needRoot(t)
+	labtest.NeedRoot(t)
 	const group, user = 54321, 12345
 	e, c := serve(t, group)
 	if err := os.Chmod(c.Socket, 0o666); err != nil { // the second door must hold alone
@@ -114,7 +103,7 @@ func TestStrangersAreRefusedAndMembersAreNot(t *testing.T) {
 }
 
 func TestSocketModeKeepsStrangersOut(t *testing.T) {
-	needRoot(t)
+	labtest.NeedRoot(t)
 	_, c := serve(t, -1)
 	openParents(t, c.Socket)
 	c.Dial = dialAs(c.Socket, 12345, 12345, nil)
