@@ -73,6 +73,8 @@ func hooks() []Capability {
 			For: "recognising the caller on the spot", Without: "a lost event would misplace a socket"},
 		{Name: "bpf_get_netns_cookie (socket)", Since: "5.7", Needed: true, probe: sockCreate.helper(asm.FnGetNetnsCookie),
 			For: "leaving containers alone", Without: "sockets of other network namespaces would be touched"},
+		{Name: "bpf_set_retval (socket)", Since: "6.1", Needed: true, probe: sockCreate.helper(asm.FnSetRetval),
+			For: "refusing a protocol with its own error", Without: "programs would not fall back from MPTCP to TCP"},
 		{Name: "socket storage", Since: "5.2", Needed: true, probe: haveMap(ebpf.SkStorage),
 			For: "knowing whose a socket is", Without: "the guard cannot tell sockets apart"},
 		{Name: "bpf_sk_storage_get (socket)", Since: "5.2", Needed: true, probe: sockCreate.helper(asm.FnSkStorageGet),
