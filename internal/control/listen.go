@@ -168,7 +168,7 @@ func removeStale(ctx context.Context, path string) error {
 func groupID(name string) (int, error) {
 	g, err := user.LookupGroup(name)
 	var unknown user.UnknownGroupError
-	if errors.As(err, &unknown) {
+	if errors.As(err, &unknown) || errors.Is(err, fs.ErrNotExist) { // a machine may have no /etc/group
 		return -1, nil
 	}
 	if err != nil {
