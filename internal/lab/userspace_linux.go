@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -27,7 +28,9 @@ const socketBuffer = 4 << 20
 // places are the transport (so it gets a [nsBind], which also switches off its route listener), the MTU (so it gets a
 // [nsTUN]), and the listener for link events (so the TUN is an unmonitored one).
 type userWireguard struct {
-	dev *device.Device
+	n    *Namespace
+	name string
+	dev  *device.Device
 }
 
 func newUserWireguard(n *Namespace, name string) (wireguard, error) {
@@ -51,7 +54,7 @@ func newUserWireguard(n *Namespace, name string) (wireguard, error) {
 		return nil, fmt.Errorf("open tun: %w", err)
 	}
 	logger := device.NewLogger(device.LogLevelSilent, "")
-	return &userWireguard{device.NewDevice(nsTUN{dev}, &nsBind{n: n}, logger)}, nil
+	return &userWireguard{n, name, device.NewDevice(nsTUN{dev}, &nsBind{n: n}, logger)}, nil
 }
 
 // openTUN makes a TUN interface in the calling thread's namespace. It exists until the descriptor is closed.
@@ -104,7 +107,18 @@ func (w *userWireguard) shaken() (bool, error) {
 
 func (w *userWireguard) close() error {
 	w.dev.Close()
-	return nil
+	// The descriptor that was the interface may live on in a process that is being forked, until that executes something.
+	return w.n.withNetlink(func(h *netlink.Handle) error {
+		link, err := h.LinkByName(w.name)
+		if err == nil {
+			err = h.LinkDel(link)
+		}
+		var gone netlink.LinkNotFoundError
+		if errors.As(err, &gone) || errors.Is(err, unix.ENODEV) {
+			return nil
+		}
+		return err
+	})
 }
 
 // An nsTUN is a TUN whose MTU never changes, so nobody has to ask the kernel from the wrong namespace.
@@ -135,13 +149,24 @@ func (b *nsBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer)
 		})
 	}}
-	err := b.n.Do(func() error {
+	listen := func() error {
 		pc, err := cfg.ListenPacket(context.Background(), "udp4", fmt.Sprintf(":%d", port))
 		if err == nil {
 			b.sock = pc.(*net.UDPConn)
 		}
 		return err
-	})
+	}
+	// A socket that was closed a moment ago may live on in a process that is being forked, until that executes something.
+	retry := time.NewTicker(5 * time.Millisecond)
+	defer retry.Stop()
+	err := b.n.Do(listen)
+	for range 400 {
+		if !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
+		<-retry.C
+		err = b.n.Do(listen)
+	}
 	if err != nil {
 		return nil, 0, err
 	}
