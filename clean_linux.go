@@ -37,7 +37,7 @@ func Clean(state string) ([]string, error) {
 	if err := readState(o.State, networkFile, &saved); err != nil {
 		return removed, err
 	}
-	lines, err := cleanSavedRoutes(saved)
+	lines, err := cleanRoutes(saved)
 	removed = append(removed, lines...)
 	if err != nil {
 		return removed, err
@@ -65,12 +65,7 @@ func cleanPins(state string) ([]string, error) {
 	return lines, err
 }
 
-func cleanRoutes(saved savedNetwork) error {
-	_, err := cleanSavedRoutes(saved)
-	return err
-}
-
-func cleanSavedRoutes(saved savedNetwork) ([]string, error) {
+func cleanRoutes(saved savedNetwork) ([]string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	a, err := route.New(saved.config(), saved.Saved, nil)

@@ -23,7 +23,7 @@ func (e *Engine) openRoutes() (err error) {
 	}
 	c := e.opts.routing()
 	if saved.Version != 0 && !sameNumbers(saved.config(), c) {
-		if err := cleanRoutes(saved); err != nil {
+		if _, err := cleanRoutes(saved); err != nil {
 			return fmt.Errorf("remove rules and routes under the numbers used before: %w", err)
 		}
 		saved = savedNetwork{}

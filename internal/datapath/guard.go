@@ -31,31 +31,12 @@ func (d *Datapath) Permit(links []int, addresses []netip.Addr) error {
 
 // replace makes the map hold want. What is to go goes first: it is what must not be used.
 func replace[K comparable](m *ebpf.Map, want map[K]uint32) error {
-	var (
-		k    K
-		v    uint32
-		gone []K
-	)
-	have := m.Iterate()
-	for have.Next(&k, &v) {
-		if _, wanted := want[k]; wanted {
-			delete(want, k) // it is there
-		} else {
-			gone = append(gone, k)
-		}
-	}
-	if err := have.Err(); err != nil {
+	have, err := contents[K](m)
+	if err != nil {
 		return err
 	}
-	for _, k := range gone {
-		if err := deleted(m.Delete(k)); err != nil {
-			return err
-		}
+	if err := drop(m, have, want); err != nil {
+		return err
 	}
-	for k := range want {
-		if err := m.Put(k, uint32(1)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return put(m, have, want)
 }

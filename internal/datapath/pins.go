@@ -23,7 +23,8 @@ func (d *Datapath) pinnedMaps() map[string]*ebpf.Map {
 	m := &d.objs.DatapathMaps
 	return map[string]*ebpf.Map{
 		"settings": m.Settings, "apps": m.Apps, "names": m.Names, "rules": m.Rules, "labels": m.Labels,
-		"links": m.Links, "addresses": m.Addresses, "refused": m.Refused, "overflow": m.Overflow, "notes": m.Notes, "stats": m.Stats, "events": m.Events,
+		"links": m.Links, "addresses": m.Addresses, "refused": m.Refused, "overflow": m.Overflow,
+		"notes": m.Notes, "stats": m.Stats, "events": m.Events,
 	}
 }
 

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/cilium/ebpf"
-
 	"sidestep/internal/datapath/bpf"
 	"sidestep/internal/identity"
 )
@@ -95,10 +93,8 @@ func rulesOf(apps []App) rules {
 func readRules(o *bpf.DatapathObjects) (rules, error) {
 	r := newRules()
 	var (
-		id, kinds uint32
-		app       bpf.DatapathApp
-		k         key
-		name      uint64
+		id  uint32
+		app bpf.DatapathApp
 	)
 	apps := o.Apps.Iterate()
 	for apps.Next(&id, &app) {
@@ -106,15 +102,10 @@ func readRules(o *bpf.DatapathObjects) (rules, error) {
 			r.apps[id] = true
 		}
 	}
-	entries := o.Rules.Iterate()
-	for entries.Next(&k, &id) {
-		r.rules[k] = id
-	}
-	names := o.Names.Iterate()
-	for names.Next(&name, &kinds) {
-		r.names[name] = kinds
-	}
-	if err := errors.Join(apps.Err(), entries.Err(), names.Err()); err != nil {
+	var rulesErr, namesErr error
+	r.rules, rulesErr = contents[key](o.Rules)
+	r.names, namesErr = contents[uint64](o.Names)
+	if err := errors.Join(apps.Err(), rulesErr, namesErr); err != nil {
 		return r, fmt.Errorf("read the pinned rules: %w", err)
 	}
 	return r, nil
@@ -241,67 +232,25 @@ func (d *Datapath) settle() error {
 // writeRules turns the maps from one content to another. The generation grows in the end: whoever was found to belong
 // to no app by the old rules is judged again.
 func (d *Datapath) writeRules(have, want rules) error {
-	if err := d.putDifferent(d.objs.Names, have.names, want.names); err != nil {
+	if err := put(d.objs.Names, have.names, want.names); err != nil {
 		return fmt.Errorf("write names: %w", err)
 	}
 	d.settings.DirRules = max(have.dirs, want.dirs)
 	if err := d.writeSettings(); err != nil {
 		return err
 	}
-	if err := putRules(d.objs.Rules, have.rules, want.rules); err != nil {
+	if err := put(d.objs.Rules, have.rules, want.rules); err != nil {
 		return fmt.Errorf("write rules: %w", err)
 	}
-	for name := range have.names {
-		if _, ok := want.names[name]; ok {
-			continue
-		}
-		if err := deleted(d.objs.Names.Delete(name)); err != nil {
-			return fmt.Errorf("remove name: %w", err)
-		}
+	if err := drop(d.objs.Rules, have.rules, want.rules); err != nil {
+		return fmt.Errorf("remove rules: %w", err)
+	}
+	if err := drop(d.objs.Names, have.names, want.names); err != nil {
+		return fmt.Errorf("remove names: %w", err)
 	}
 	d.settings.DirRules = want.dirs
 	d.settings.Generation++
 	return d.writeSettings()
-}
-
-func (d *Datapath) putDifferent(m *ebpf.Map, have, want map[uint64]uint32) error {
-	for k, v := range want {
-		if have[k] == v {
-			continue
-		}
-		if err := m.Put(k, v); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func putRules(m *ebpf.Map, have, want map[key]uint32) error {
-	for k, v := range want {
-		if have[k] == v {
-			continue
-		}
-		if err := m.Put(k, v); err != nil {
-			return err
-		}
-	}
-	for k := range have {
-		if _, ok := want[k]; ok {
-			continue
-		}
-		if err := deleted(m.Delete(k)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// deleted forgives deleting what is not there.
-func deleted(err error) error {
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return nil
-	}
-	return err
 }
 
 func (d *Datapath) writeApp(id uint32, app bpf.DatapathApp) error {
