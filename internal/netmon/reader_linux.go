@@ -32,12 +32,18 @@ func OpenReader() (*Reader, error) {
 	}
 	// With strict checking the kernel filters by table. Where it does not know how, decoding does.
 	_ = unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
-	return &Reader{sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}, nil
+	r := &Reader{sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}
+	if x, err := nl.Subscribe(unix.NETLINK_XFRM); err == nil { // a kernel without IPsec has no such socket
+		r.sockets[unix.NETLINK_XFRM] = &nl.SocketHandle{Socket: x}
+	}
+	return r, nil
 }
 
-// Close gives the socket back.
+// Close gives the sockets back.
 func (r *Reader) Close() error {
-	r.sockets[unix.NETLINK_ROUTE].Close()
+	for _, s := range r.sockets {
+		s.Close()
+	}
 	return nil
 }
 
@@ -68,6 +74,9 @@ func (r *Reader) Snapshot() (Snapshot, error) {
 		s.Addrs = append(s.Addrs, addrs...)
 		s.Routes = append(s.Routes, routes...)
 		s.Rules = append(s.Rules, rules...)
+	}
+	if s.Policies, err = r.policies(); err != nil {
+		return Snapshot{}, err
 	}
 	s.sort()
 	return s, nil
@@ -163,13 +172,39 @@ func (r *Reader) rpFilters(s *Snapshot) error {
 	return nil
 }
 
-// dump sends one request and returns the answers of the wanted type, without their netlink headers.
+// policies lists the IPsec policies that wrap what this machine sends; none if there is no IPsec or we may not ask.
+func (r *Reader) policies() ([]Policy, error) {
+	if r.sockets[unix.NETLINK_XFRM] == nil {
+		return nil, nil
+	}
+	msgs, err := r.dumpFrom(unix.NETLINK_XFRM, nl.XFRM_MSG_GETPOLICY, nl.XFRM_MSG_NEWPOLICY, nil)
+	if errors.Is(err, unix.EPERM) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list IPsec policies: %w", err)
+	}
+	var all []Policy
+	for _, m := range msgs {
+		if p, ok := decodePolicy(m); ok {
+			all = append(all, p)
+		}
+	}
+	return all, nil
+}
+
+// dump asks for links, addresses, routes, rules or their settings.
 func (r *Reader) dump(request, answer uint16, body []byte) ([][]byte, error) {
+	return r.dumpFrom(unix.NETLINK_ROUTE, request, answer, body)
+}
+
+// dumpFrom sends one request and returns the answers of the wanted type, without their netlink headers.
+func (r *Reader) dumpFrom(subsystem int, request, answer uint16, body []byte) ([][]byte, error) {
 	for range dumpTries {
 		req := nl.NetlinkRequest{Sockets: r.sockets, RawData: body}
 		req.Type = request
 		req.Flags = unix.NLM_F_REQUEST | unix.NLM_F_DUMP
-		msgs, err := req.Execute(unix.NETLINK_ROUTE, answer)
+		msgs, err := req.Execute(subsystem, answer)
 		if !errors.Is(err, nl.ErrDumpInterrupted) {
 			return msgs, err
 		}

@@ -59,13 +59,15 @@ const (
 
 // A Snapshot is the state of one network namespace at one moment.
 //
-// Links, Addrs and Rules are sorted. Routes are sorted by family, table, prefix and metric; routes equal in
+// Links, Addrs, Rules and Policies are sorted. Routes are sorted by family, table, prefix and metric; routes equal in
 // all four keep the kernel's order, because the first one wins.
 type Snapshot struct {
 	Links  []Link
 	Addrs  []Addr
 	Routes []Route
 	Rules  []Rule
+	// Policies are there only for those who may list them (CAP_NET_ADMIN).
+	Policies []Policy
 	// RPFilterAll is net.ipv4.conf.all.rp_filter; the value in force on a link is the larger of the two.
 	RPFilterAll int
 }
@@ -76,6 +78,7 @@ func (s Snapshot) Equal(o Snapshot) bool {
 		slices.Equal(s.Links, o.Links) &&
 		slices.Equal(s.Addrs, o.Addrs) &&
 		slices.Equal(s.Rules, o.Rules) &&
+		slices.Equal(s.Policies, o.Policies) &&
 		slices.EqualFunc(s.Routes, o.Routes, Route.Equal)
 }
 
@@ -107,6 +110,10 @@ func (s *Snapshot) sort() {
 		return cmp.Or(cmp.Compare(a.Family, b.Family), cmp.Compare(a.Priority, b.Priority))
 	})
 	slices.SortStableFunc(s.Routes, compareRoute)
+	slices.SortFunc(s.Policies, func(a, b Policy) int {
+		return cmp.Or(comparePrefix(a.Src, b.Src), comparePrefix(a.Dst, b.Dst), cmp.Compare(a.Interface, b.Interface),
+			cmp.Compare(a.Mark, b.Mark), cmp.Compare(a.Mask, b.Mask))
+	})
 }
 
 func compareRoute(a, b Route) int {
@@ -242,4 +249,13 @@ type Rule struct {
 	// Narrow is set if the rule selects by more than the fields here: users, ports, protocol, TOS.
 	Narrow   bool
 	Protocol uint8
+}
+
+// A Policy is an IPsec policy that wraps what this machine sends, whatever the protocol. Others are not listed.
+type Policy struct {
+	Src, Dst netip.Prefix
+	// Interface is the number of the XFRM interface it works for (if_id); 0 if it works on any link.
+	Interface uint32
+	// A packet matches if its mark under Mask is Mark; Mask 0 means any.
+	Mark, Mask uint32
 }

@@ -127,6 +127,19 @@ func (n Nexthop) text(name func(int) string) string {
 	return b.String()
 }
 
+// String writes the policy the way `ip xfrm policy` does.
+func (p Policy) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "src %s dst %s", p.Src, p.Dst)
+	if p.Mask != 0 {
+		fmt.Fprintf(&b, " mark %#x/%#x", p.Mark, p.Mask)
+	}
+	if p.Interface != 0 {
+		fmt.Fprintf(&b, " if_id %#x", p.Interface)
+	}
+	return b.String()
+}
+
 // String returns the name `ip route` has for the type.
 func (t RouteType) String() string {
 	names := [...]string{"none", "unicast", "local", "broadcast", "anycast", "multicast", "blackhole",

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -102,16 +103,21 @@ func check(t testing.TB, err error) {
 func (b *bench) add(name string) {
 	b.t.Helper()
 	if name[:3] == "tun" {
-		tun := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TUN}
-		tun.NonPersist, tun.Queues, tun.Flags = true, 1, netlink.TUNTAP_NO_PI
-		check(b.t, b.handle.LinkAdd(tun))
-		for _, f := range tun.Fds {
-			b.t.Cleanup(func() { check(b.t, f.Close()) })
-		}
+		b.addTun(name)
 		return
 	}
 	check(b.t, b.handle.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "peer-" + name}))
 	b.up("peer-" + name)
+}
+
+func (b *bench) addTun(name string) {
+	b.t.Helper()
+	tun := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TUN}
+	tun.NonPersist, tun.Queues, tun.Flags = true, 1, netlink.TUNTAP_NO_PI
+	check(b.t, b.handle.LinkAdd(tun))
+	for _, f := range tun.Fds {
+		b.t.Cleanup(func() { check(b.t, f.Close()) })
+	}
 }
 
 func (b *bench) up(name string) {
@@ -170,11 +176,28 @@ func (b *bench) rule(r netmon.Rule) {
 	n := netlink.NewRule()
 	n.Family = int(addressFamily(r.Family))
 	n.Priority, n.Table, n.Mark, n.Invert = int(r.Priority), int(r.Table), r.Mark, r.Invert
-	n.SuppressPrefixlen = r.SuppressPrefixLen
+	n.SuppressPrefixlen, n.IifName = r.SuppressPrefixLen, r.IIF
+	n.Src, n.Dst = ipNet(r.Src), ipNet(r.Dst)
 	if r.Mask != 0 && r.Mask != ^uint32(0) {
 		n.Mask = &r.Mask
 	}
+	if r.Action > netmon.Lookup {
+		n.Type = uint8(r.Action)
+	}
+	if r.Target != 0 {
+		n.Goto = int(r.Target)
+	}
+	if r.Narrow {
+		n.Dport = netlink.NewRulePortRange(53, 53)
+	}
 	check(b.t, b.handle.RuleAdd(n))
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	if !p.IsValid() {
+		return nil
+	}
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 func (b *bench) snapshot() netmon.Snapshot {

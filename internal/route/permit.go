@@ -3,6 +3,8 @@ package route
 import (
 	"net/netip"
 	"slices"
+
+	"sidestep/internal/netmon"
 )
 
 // permitted returns the links that marked packets may use: all but tunnels.
@@ -22,22 +24,35 @@ func (w *world) permitted(p Plan) []int {
 	return all
 }
 
-// outsideAddresses returns the addresses of this machine that belong to an uplink and to no tunnel.
-func (w *world) outsideAddresses(p Plan) []netip.Addr {
-	on := make(map[netip.Addr]bool) // true: on an uplink only
+// outside returns the addresses that belong to an uplink and to no tunnel. A tunnel without an address has the
+// uplink's as its rightful source, so there are none in a family in which no tunnel has one.
+func (w *world) outside(p Plan) []netip.Addr {
+	numbered := make(map[netmon.Family]bool)
+	for _, a := range w.addresses(p.Tunnels, nil) {
+		numbered[netmon.FamilyOf(a)] = true
+	}
+	return slices.DeleteFunc(w.addresses(p.Uplinks, p.Tunnels), func(a netip.Addr) bool {
+		return !numbered[netmon.FamilyOf(a)]
+	})
+}
+
+// addresses returns the addresses that some of these links have and none of those, each once. IPv6 link-local ones say
+// nothing without their link, and are left out.
+func (w *world) addresses(these, those []Iface) []netip.Addr {
+	var all, others []netip.Addr
 	for _, a := range w.snap.Addrs {
-		uplink := slices.Contains(p.Uplinks, w.iface(a.Link))
-		if before, seen := on[a.Prefix.Addr()]; seen {
-			uplink = uplink && before
+		addr, link := a.Prefix.Addr(), w.iface(a.Link)
+		if addr.Is6() && addr.IsLinkLocalUnicast() {
+			continue
 		}
-		on[a.Prefix.Addr()] = uplink
-	}
-	var all []netip.Addr
-	for a, uplink := range on {
-		if uplink {
-			all = append(all, a)
+		if slices.Contains(these, link) {
+			all = append(all, addr)
+		}
+		if slices.Contains(those, link) {
+			others = append(others, addr)
 		}
 	}
+	all = slices.DeleteFunc(all, func(a netip.Addr) bool { return slices.Contains(others, a) })
 	slices.SortFunc(all, netip.Addr.Compare)
-	return all
+	return slices.Compact(all)
 }

@@ -19,10 +19,15 @@ type Plan struct {
 	Uplinks []Iface
 	// Permitted are the indexes of the links that marked packets may leave by and come by.
 	Permitted []int
-	// Outside are this machine's addresses on the uplinks that no tunnel has too.
-	Outside []netip.Addr
-	// OnLink are the prefixes that are reached outside the tunnels without a router.
-	OnLink []netip.Prefix
+	// Outside are this machine's addresses on uplinks that no tunnel has too; none in a family in which the tunnels
+	// have no address. Inside are those on tunnels that no uplink has too. IPv6 link-local addresses are in neither.
+	Outside, Inside []netip.Addr
+	// Local are the destinations that count as local: those that always do (loopback, link-local, broadcast, local
+	// multicast), those that need no router outside the tunnels, and private networks that our table has a route to.
+	Local []netip.Prefix
+	// Hosts are the single addresses that our table has a route to because somebody at this machine wished so, as VPN
+	// clients do with their server; none that is in Local.
+	Hosts []netip.Prefix
 
 	Rules    []netmon.Rule
 	Routes   []netmon.Route
@@ -57,8 +62,10 @@ func PlanFor(snap netmon.Snapshot, cfg Config) Plan {
 	p.Uplink4, p.Uplink6 = w.uplink(p.Routes, netmon.IPv4), w.uplink(p.Routes, netmon.IPv6)
 	p.Uplinks = w.uplinks(p.Routes)
 	p.Permitted = w.permitted(p)
-	p.Outside = w.outsideAddresses(p)
-	p.OnLink = onLink(p.Routes)
+	p.Outside = w.outside(p)
+	p.Inside = w.addresses(p.Tunnels, p.Uplinks)
+	p.Local = w.local(p.Routes)
+	p.Hosts = w.hosts(p.Local)
 	p.Links = w.mentioned(p.Routes)
 	p.Sysctls = w.sysctls(p.Routes)
 	p.Warnings = w.warnings(p)
@@ -141,21 +148,6 @@ func outLinks(routes ...netmon.Route) []int {
 	return all
 }
 
-// onLink returns the destinations that need no gateway.
-func onLink(routes []netmon.Route) []netip.Prefix {
-	seen := make(map[netip.Prefix]bool)
-	var all []netip.Prefix
-	for _, r := range routes {
-		direct := r.Type == netmon.Unicast && r.Dst.Bits() > 0 &&
-			!slices.ContainsFunc(r.Nexthops, func(nh netmon.Nexthop) bool { return nh.Gateway.IsValid() })
-		if direct && !seen[r.Dst] {
-			seen[r.Dst] = true
-			all = append(all, r.Dst)
-		}
-	}
-	return all
-}
-
 // sysctls returns rp_filter for the links of the IPv4 uplink.
 //
 // A strict reverse path filter asks the table that unmarked packets use where the sender is. The answer is
@@ -175,7 +167,8 @@ func (w *world) sysctls(routes []netmon.Route) []Sysctl {
 	return all
 }
 
-// String writes the plan the way `ip rule` and `ip route` do, a fact on each line.
+// String writes the plan the way `ip rule` and `ip route` do, a fact on each line. What always counts as local is left
+// out.
 func (p Plan) String() string {
 	var b strings.Builder
 	for _, t := range p.Tunnels {
@@ -186,6 +179,21 @@ func (p Plan) String() string {
 	}
 	if p.Uplink6.Name != "" {
 		fmt.Fprintf(&b, "uplink ipv6 %s\n", p.Uplink6.Name)
+	}
+	for _, a := range p.Outside {
+		fmt.Fprintf(&b, "outside %s\n", a)
+	}
+	for _, a := range p.Inside {
+		fmt.Fprintf(&b, "inside %s\n", a)
+	}
+	always := alwaysLocal()
+	for _, l := range p.Local {
+		if !slices.Contains(always, l) {
+			fmt.Fprintf(&b, "local %s\n", l)
+		}
+	}
+	for _, h := range p.Hosts {
+		fmt.Fprintf(&b, "host %s\n", h.Addr())
 	}
 	for _, r := range p.Rules {
 		fmt.Fprintf(&b, "rule %s\n", r)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -26,6 +27,7 @@ func genWorld() *rapid.Generator[netmon.Snapshot] {
 		s.RPFilterAll = rapid.IntRange(0, 2).Draw(t, "all")
 		s.Rules = slices.Concat(standardRules(), rapid.SliceOfN(genRule(), 0, 4).Draw(t, "rules"))
 		s.Routes = rapid.SliceOfN(genRoute(len(s.Links)), 0, 15).Draw(t, "routes")
+		s.Addrs = rapid.SliceOfN(genAddr(len(s.Links)), 0, 8).Draw(t, "addresses")
 		return s
 	})
 }
@@ -46,6 +48,16 @@ func genRule() *rapid.Generator[netmon.Rule] {
 	})
 }
 
+func genAddr(links int) *rapid.Generator[netmon.Addr] {
+	return rapid.Custom(func(t *rapid.T) netmon.Addr {
+		addr := rapid.SampledFrom([]string{
+			"192.168.1.20/24", "10.64.0.2/32", "10.64.0.3/32", "169.254.1.1/30",
+			"2001:db8:1::20/64", "fd00::2/128", "fe80::1/64",
+		}).Draw(t, "address")
+		return netmon.Addr{Link: rapid.IntRange(1, links).Draw(t, "link"), Prefix: netip.MustParsePrefix(addr)}
+	})
+}
+
 func genTable() *rapid.Generator[uint32] {
 	return rapid.SampledFrom([]uint32{netmon.TableMain, netmon.TableMain, netmon.TableMain, 52, 51820, DefaultTable})
 }
@@ -55,6 +67,7 @@ func genRoute(links int) *rapid.Generator[netmon.Route] {
 		dst := rapid.SampledFrom([]string{
 			"0.0.0.0/0", "0.0.0.0/0", "0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "10.0.0.0/8", "192.168.1.0/24",
 			"::/0", "::/0", "::/0", "::/1", "8000::/1", "2000::/3", "fe80::/64",
+			"198.51.100.7/32", "192.168.1.7/32", "203.0.113.0/24", "fd00::/8", "2001:db8:2::7/128",
 		}).Draw(t, "dst")
 		r := netmon.Route{
 			Table: genTable().Draw(t, "table"), Dst: netip.MustParsePrefix(dst),
@@ -165,6 +178,38 @@ func TestNamedUplinkHasAllDefaults(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestEveryDefaultRouteHasAnOrigin: routers are not invented, and what is no default route of main is said to be a
+// guess.
+func TestEveryDefaultRouteHasAnOrigin(t *testing.T) {
+	forPlans(t, func(t *rapid.T, snap netmon.Snapshot, cfg Config, p Plan) {
+		guessed := slices.ContainsFunc(p.Warnings, func(s string) bool { return strings.Contains(s, "is taken for the") })
+		for _, r := range p.Routes {
+			if !carriesDefault(r) {
+				continue
+			}
+			for _, nh := range r.Nexthops {
+				known, elsewhere := origins(snap, cfg, r.Family(), nh)
+				if !known && (!elsewhere || cfg.Uplink == "" && !guessed) {
+					t.Fatalf("where does %q come from?\n%s", r.Text(nil), p)
+				}
+			}
+		}
+	})
+}
+
+// origins reports whether a default route of main goes the same way, and whether another one or a route to a host does.
+func origins(snap netmon.Snapshot, cfg Config, fam netmon.Family, way netmon.Nexthop) (main, other bool) {
+	for _, r := range snap.Routes {
+		same := r.Family() == fam && !cfg.ownsRoute(r) && slices.ContainsFunc(r.Nexthops, func(nh netmon.Nexthop) bool {
+			return nh.OIF == way.OIF && nh.Gateway == way.Gateway
+		})
+		inMain := r.Table == netmon.TableMain
+		main = main || same && inMain && carriesDefault(r)
+		other = other || same && (carriesDefault(r) || inMain && r.Dst.IsSingleIP())
+	}
+	return main, other
 }
 
 func TestPlanningAgainChangesNothing(t *testing.T) {

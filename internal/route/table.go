@@ -9,21 +9,25 @@ import (
 
 // table returns what our table should hold for one family: the refusal, then what of main uses no tunnel.
 func (w *world) table(fam netmon.Family) []netmon.Route {
-	all := []netmon.Route{w.cfg.refusal(fam)}
-	hasDefault := false
+	all := append([]netmon.Route{w.cfg.refusal(fam)}, w.copies(fam, netmon.TableMain)...)
+	if !slices.ContainsFunc(all, carriesDefault) {
+		all = append(all, w.substitute(fam)...)
+	}
+	return tidy(all)
+}
+
+// copies returns what of a table our table should have.
+func (w *world) copies(fam netmon.Family, table uint32) []netmon.Route {
+	var all []netmon.Route
 	for _, r := range w.routes {
-		if r.Table != netmon.TableMain || r.Family() != fam {
+		if r.Table != table || r.Family() != fam {
 			continue
 		}
 		if c, ok := w.copyRoute(r); ok {
 			all = append(all, c)
-			hasDefault = hasDefault || carriesDefault(c)
 		}
 	}
-	if !hasDefault && w.cfg.Uplink != "" {
-		all = append(all, w.elsewhere(fam)...)
-	}
-	return tidy(all)
+	return all
 }
 
 // refusal is the route that is always there and always last.
@@ -31,19 +35,6 @@ func (c Config) refusal(fam netmon.Family) netmon.Route {
 	return netmon.Route{
 		Table: c.Table, Dst: fam.Default(), Type: netmon.Unreachable, Metric: worstMetric, Protocol: c.Protocol,
 	}
-}
-
-// elsewhere returns the named uplink's default route from another table, for set-ups that keep it out of main.
-func (w *world) elsewhere(fam netmon.Family) []netmon.Route {
-	for _, r := range w.routes {
-		if r.Family() != fam || r.Table == w.cfg.Table || !carriesDefault(r) {
-			continue
-		}
-		if c, ok := w.copyRoute(r); ok {
-			return []netmon.Route{c}
-		}
-	}
-	return nil
 }
 
 // copyRoute returns the route as our table should have it; ok is false if it should not.
@@ -61,22 +52,26 @@ func (w *world) copyRoute(r netmon.Route) (c netmon.Route, ok bool) {
 	case netmon.Throw:
 		c.Type = netmon.Unreachable // what it leaves to other tables leads to the tunnel
 	case netmon.Blackhole, netmon.Unreachable, netmon.Prohibit:
+		if wide(r.Dst) {
+			return c, false // a VPN's kill switch, not meant for packets that go out beside the VPN
+		}
 	default:
 		return c, false
 	}
-	// A refusal of everything is a VPN's kill switch, and not meant for packets that go out beside the VPN.
 	return netmon.Route{
 		Table: c.Table, Dst: c.Dst, Type: c.Type, Metric: c.Metric, Protocol: c.Protocol, TOS: c.TOS,
 	}, c.Dst.Bits() > 0
 }
 
-// usable returns the ways out that use no tunnel, and for a default route only those by the named uplink.
+// usable returns the ways out that use no tunnel and lead somewhere, and for a default route only those by the named
+// uplink.
 func (w *world) usable(r netmon.Route) []netmon.Nexthop {
 	var all []netmon.Nexthop
 	for _, nh := range r.Nexthops {
 		l, exists := w.links[nh.OIF]
 		chosen := w.cfg.Uplink == "" || r.Dst.Bits() > 0 || l.Name == w.cfg.Uplink
-		if exists && l.Up && !nh.Dead && chosen && !w.avoided[nh.OIF] {
+		lost := leadsNowhere(l) && wide(r.Dst)
+		if exists && l.Up && !nh.Dead && chosen && !lost && !w.avoided[nh.OIF] {
 			all = append(all, nh)
 		}
 	}

@@ -2,6 +2,7 @@ package route
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -10,7 +11,8 @@ import (
 
 // warnings says what the user may want to change, most urgent first.
 func (w *world) warnings(p Plan) []string {
-	return slices.Concat(w.uplinkWarnings(p), w.tunnelWarnings(p), w.ruleWarnings(), w.routeWarnings())
+	return slices.Concat(w.uplinkWarnings(p), w.tunnelWarnings(p), w.policyWarnings(), w.reachWarnings(p),
+		w.ruleWarnings(), w.routeWarnings())
 }
 
 func (w *world) uplinkWarnings(p Plan) []string {
@@ -22,7 +24,13 @@ func (w *world) uplinkWarnings(p Plan) []string {
 	if p.Uplink4.Index == 0 && p.Uplink6.Index == 0 {
 		all = append(all, "no default route outside a tunnel: excluded programs reach the local network at most")
 	}
-	return all
+	for _, l := range p.Uplinks {
+		if master := w.links[w.links[l.Index].Master]; master.Kind == "vrf" {
+			all = append(all, fmt.Sprintf("uplink %s belongs to VRF %s: excluded programs get no replies by it unless "+
+				"net.ipv4.tcp_l3mdev_accept and net.ipv4.udp_l3mdev_accept are set", l.Name, master.Name))
+		}
+	}
+	return append(all, w.guesses...)
 }
 
 func (w *world) tunnelWarnings(p Plan) []string {
@@ -45,9 +53,44 @@ func (w *world) tunnelWarnings(p Plan) []string {
 				"excluded programs unless it is named as the uplink", l.Name))
 		}
 	}
-	if len(w.doubtful) > 0 && len(w.tunnels) == 0 {
-		all = append(all, fmt.Sprintf("%s is taken for the uplink because it has the only default route; "+
-			"if it is a VPN's, name it as the tunnel", names(w.doubtful)))
+	for _, l := range w.doubtful {
+		if len(w.tunnels) == 0 && (l == p.Uplink4 || l == p.Uplink6) {
+			all = append(all, fmt.Sprintf("%s is taken for the uplink because no route leads to a VPN's server beside it; "+
+				"if it is a VPN's, name it as the tunnel", l.Name))
+		}
+	}
+	return all
+}
+
+// policyWarnings speaks of tunnels that are none for us, because they have no link of their own.
+func (w *world) policyWarnings() []string {
+	var all []string
+	for _, fam := range []netmon.Family{netmon.IPv4, netmon.IPv6} {
+		var dst []netip.Prefix
+		for _, p := range w.snap.Policies {
+			if netmon.FamilyOf(p.Dst.Addr()) == fam && p.Interface == 0 && p.Mark == 0 {
+				dst = append(dst, p.Dst)
+			}
+		}
+		if coverage(dst) > wholeSpace/2 {
+			all = append(all, fmt.Sprintf("IPsec policies without an interface take most of %s: their packets leave by the "+
+				"uplink's link and cannot be told apart there, so this is not treated as a tunnel; "+
+				"give it an XFRM interface (strongSwan: if_id_in and if_id_out)", fam))
+		}
+	}
+	return all
+}
+
+// reachWarnings names the links that our table leads to although marked packets may not use them.
+func (w *world) reachWarnings(p Plan) []string {
+	always := alwaysLocal()
+	far := slices.DeleteFunc(slices.Clone(p.Routes), func(r netmon.Route) bool { return within(r.Dst, always) })
+	var all []string
+	for _, l := range w.mentioned(far) {
+		if !slices.Contains(p.Permitted, l.Index) {
+			all = append(all, fmt.Sprintf("%s carries a part only, but is of a kind that VPNs use: excluded programs do not "+
+				"reach what is behind it unless the tunnels are named and it is not among them", l.Name))
+		}
 	}
 	return all
 }

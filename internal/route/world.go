@@ -1,7 +1,6 @@
 package route
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 
@@ -19,8 +18,9 @@ type world struct {
 	// named: no route of ours uses one of these.
 	tunnels []Iface
 	avoided map[int]bool
-	// doubtful are the ppp links taken for uplinks.
+	// doubtful are the ppp links taken for uplinks; guesses says what else was assumed to find an uplink.
 	doubtful []Iface
+	guesses  []string
 }
 
 func newWorld(snap netmon.Snapshot, cfg Config) *world {
@@ -82,25 +82,27 @@ func tunnelKind(kind string) bool {
 	return false
 }
 
-// isDialUp reports whether a ppp link holds a default route in main with which no ordinary link competes, in
-// one family at least: then it is the way to the internet (PPPoE, a modem), not something on top of it.
+// isDialUp reports whether a ppp link with a default route in main is a way to the internet (PPPoE, a modem), not
+// something on top of one. What is on top has to send its own packets to its server beside itself, so there is a
+// route to that; and its default route is better than those of ordinary links, or nothing would go through it.
 func (w *world) isDialUp(index int) bool {
+	sent := len(w.servers(netmon.IPv4))+len(w.servers(netmon.IPv6)) > 0
 	for _, fam := range []netmon.Family{netmon.IPv4, netmon.IPv6} {
-		holds, rival := false, false
-		for _, r := range w.routes {
-			if r.Family() != fam || r.Table != netmon.TableMain || !carriesDefault(r) {
-				continue
-			}
-			for _, nh := range r.Nexthops {
-				holds = holds || nh.OIF == index
-				rival = rival || !tunnelKind(w.links[nh.OIF].Kind)
-			}
-		}
-		if holds && !rival {
+		own, holds := w.bestMetric(fam, func(oif int) bool { return oif == index })
+		other, rival := w.bestMetric(fam, w.ordinary)
+		if holds && (!sent || rival && other < own) {
 			return true
 		}
 	}
 	return false
+}
+
+// bestMetric returns that of the best default route in main by one of these links.
+func (w *world) bestMetric(fam netmon.Family, these func(oif int) bool) (metric uint32, ok bool) {
+	best, ok := bestDefault(slices.DeleteFunc(slices.Clone(w.routes), func(r netmon.Route) bool {
+		return r.Table != netmon.TableMain || !slices.ContainsFunc(outLinks(r), these)
+	}), fam)
+	return best.Metric, ok
 }
 
 // carriesMost reports whether the routes of the tables that rules lead to send more than half of the
@@ -131,17 +133,8 @@ const wholeSpace = uint64(1) << 32
 // coverage returns how much of the space of addresses the prefixes hold together, in 1/wholeSpace. Of IPv6
 // only 2000::/3 counts, where all global addresses are.
 func coverage(dst []netip.Prefix) uint64 {
-	dst = slices.Clone(dst)
-	slices.SortFunc(dst, func(a, b netip.Prefix) int {
-		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-	})
 	var sum uint64
-	var last netip.Prefix
-	for _, p := range dst {
-		if last.IsValid() && last.Contains(p.Addr()) {
-			continue // prefixes are nested or apart
-		}
-		last = p
+	for _, p := range outermost(dst) {
 		sum += size(p)
 	}
 	return sum
@@ -160,6 +153,9 @@ func size(p netip.Prefix) uint64 {
 	}
 	return wholeSpace >> (p.Bits() - global.Bits())
 }
+
+// wide reports whether half of all addresses are in the prefix, or more.
+func wide(p netip.Prefix) bool { return size(p) >= wholeSpace/2 }
 
 // carriesDefault reports whether the route sends everything somewhere.
 func carriesDefault(r netmon.Route) bool {

@@ -14,9 +14,11 @@ import (
 
 // parseWorld reads a snapshot from lines like those that `ip` and [Plan.String] write:
 //
-//	link NAME [KIND] [down] [rp_filter N]
+//	link NAME [KIND] [down] [pointopoint] [rp_filter N] [master NAME]
+//	addr PREFIX dev NAME
 //	all rp_filter N
 //	rule FAMILY PRIORITY: [not] from all [fwmark MARK[/MASK]] [iif NAME] lookup TABLE [...]
+//	policy src PREFIX dst PREFIX [mark MARK/MASK] [if_id N]
 //	route FAMILY [TYPE] PREFIX [via ADDR] [dev NAME] [table TABLE] [proto N] ... [nexthop via ... weight N]...
 //
 // The three rules that every machine has are there unless a line says "no rules". Links count from 1.
@@ -73,12 +75,16 @@ func (p *worldParser) line(f []string) (err error) {
 	case "no": // rules
 	case "link":
 		p.link(f[1:])
+	case "addr":
+		p.snap.Addrs = append(p.snap.Addrs, netmon.Addr{Link: p.index(f[3]), Prefix: netip.MustParsePrefix(f[1])})
 	case "all":
 		p.snap.RPFilterAll = int(num(f[2]))
 	case "rule":
 		p.rule(f[1:])
 	case "route":
 		p.route(f[1:])
+	case "policy":
+		p.policy(f[1:])
 	default:
 		return fmt.Errorf("unknown word %q", f[0])
 	}
@@ -86,20 +92,34 @@ func (p *worldParser) line(f []string) (err error) {
 }
 
 func (p *worldParser) link(f []string) {
-	l := netmon.Link{Index: len(p.snap.Links) + 1, Name: f[0], Up: true, Running: true, MTU: 1500}
+	l := netmon.Link{
+		Index: len(p.snap.Links) + 1, Name: f[0], Up: true, Running: true, MTU: 1500, Loopback: f[0] == "lo",
+	}
 	for i := 1; i < len(f); i++ {
 		switch f[i] {
 		case "down":
 			l.Up = false
+		case "pointopoint":
+			l.PointToPoint = true
 		case "rp_filter":
 			i++
 			l.RPFilter = int(num(f[i]))
+		case "master":
+			i++
+			l.Master = p.index(f[i])
 		default:
 			l.Kind = f[i]
 		}
 	}
 	p.links[l.Name] = l.Index
 	p.snap.Links = append(p.snap.Links, l)
+}
+
+func (p *worldParser) index(name string) int {
+	if p.links[name] == 0 {
+		panic("no link " + name)
+	}
+	return p.links[name]
 }
 
 func (p *worldParser) rule(f []string) {
@@ -112,6 +132,8 @@ func (p *worldParser) rule(f []string) {
 			r.Invert = true
 		case "...":
 			r.Narrow = true
+		case "nop":
+			r.Action = netmon.Nop
 		case "unreachable":
 			r.Action = netmon.RuleUnreachable
 		case "goto":
@@ -129,10 +151,10 @@ func (p *worldParser) ruleField(r *netmon.Rule, key, value string) {
 	switch key {
 	case "from":
 		if value != "all" {
-			r.Src = netip.MustParsePrefix(value)
+			r.Src = destination(value)
 		}
 	case "to":
-		r.Dst = netip.MustParsePrefix(value)
+		r.Dst = destination(value)
 	case "fwmark":
 		mark, mask, masked := strings.Cut(value, "/")
 		r.Mark, r.Mask = num(mark), ^uint32(0)
@@ -142,7 +164,9 @@ func (p *worldParser) ruleField(r *netmon.Rule, key, value string) {
 	case "iif":
 		r.IIF = value
 	case "lookup":
-		r.Table = table(value)
+		if r.L3MDev = value == "[l3mdev-table]"; !r.L3MDev {
+			r.Table = table(value)
+		}
 	case "suppress_prefixlength":
 		r.SuppressPrefixLen = int(num(value))
 	case "proto":
@@ -150,6 +174,26 @@ func (p *worldParser) ruleField(r *netmon.Rule, key, value string) {
 	default:
 		panic("unknown word " + key)
 	}
+}
+
+func (p *worldParser) policy(f []string) {
+	var y netmon.Policy
+	for i := 0; i+1 < len(f); i += 2 {
+		switch value := f[i+1]; f[i] {
+		case "src":
+			y.Src = netip.MustParsePrefix(value)
+		case "dst":
+			y.Dst = netip.MustParsePrefix(value)
+		case "mark":
+			mark, mask, _ := strings.Cut(value, "/")
+			y.Mark, y.Mask = num(mark), num(mask)
+		case "if_id":
+			y.Interface = num(value)
+		default:
+			panic("unknown word " + f[i])
+		}
+	}
+	p.snap.Policies = append(p.snap.Policies, y)
 }
 
 func (p *worldParser) route(f []string) {
@@ -196,9 +240,7 @@ func (p *worldParser) routeField(r *netmon.Route, nh *netmon.Nexthop, key, value
 	case "via":
 		nh.Gateway = netip.MustParseAddr(value)
 	case "dev":
-		if nh.OIF = p.links[value]; nh.OIF == 0 {
-			panic("no link " + value)
-		}
+		nh.OIF = p.index(value)
 	case "weight":
 		nh.Weight = int(num(value))
 	case "table":
