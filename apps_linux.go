@@ -80,8 +80,8 @@ func (a *app) resolve() {
 	}
 }
 
-// set makes apps the policy: in the kernel, then on disk, then in what we remember. If either fails, the policy is what
-// it was before.
+// set makes apps the policy: on disk once the kernel is prepared, in force, in what we remember; then it closes what is on
+// the wrong side. If something fails before that, the policy is what it was.
 func (e *Engine) set(ctx context.Context, apps []app) error {
 	for i := range apps {
 		if apps[i].ID != 0 {
@@ -94,18 +94,20 @@ func (e *Engine) set(ctx context.Context, apps []app) error {
 		apps[i].ID = id
 	}
 	e.remember(apps) // events of apps that are being added must find their names
-	if err := e.kernel.Set(ctx, e.compile(apps)); err != nil {
+	saved := false
+	err := e.kernel.Set(ctx, e.compile(apps), func() error {
+		saved = true
+		return e.save(apps)
+	})
+	if err != nil {
+		err = e.blame(apps, err)
+		if saved {
+			err = errors.Join(err, e.save(e.apps))
+		}
 		e.remember(e.apps)
 		return fmt.Errorf("put the policy in force: %w", err)
 	}
-	saved := savedPolicy{Version: 1, Apps: []savedApp{}}
-	for _, a := range apps {
-		saved.Apps = append(saved.Apps, a.savedApp)
-	}
-	if err := writeState(e.opts.State, policyFile, saved); err != nil {
-		e.remember(e.apps)
-		return errors.Join(err, e.kernel.Set(context.WithoutCancel(ctx), e.compile(e.apps)))
-	}
+	e.closeStrays(lost(e.apps, apps))
 	e.apps = apps
 	e.remember(apps)
 	targets := make([]identity.Target, len(apps))
@@ -114,6 +116,32 @@ func (e *Engine) set(ctx context.Context, apps []app) error {
 	}
 	e.watcher.Set(targets)
 	return nil
+}
+
+func (e *Engine) save(apps []app) error {
+	saved := savedPolicy{Version: 1, Apps: []savedApp{}}
+	for _, a := range apps {
+		saved.Apps = append(saved.Apps, a.savedApp)
+	}
+	return writeState(e.opts.State, policyFile, saved)
+}
+
+// blame names the app that the kernel had no room for.
+func (e *Engine) blame(apps []app, err error) error {
+	var failed *datapath.AppError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	i := slices.IndexFunc(apps, func(a app) bool { return a.ID == failed.ID })
+	if i < 0 {
+		return err
+	}
+	return fmt.Errorf("%s: %w", apps[i].Path, err)
+}
+
+// lost reports whether an app was in the policy and is no longer.
+func lost(before, now []app) bool {
+	return slices.ContainsFunc(before, func(a app) bool { return index(now, a.Path) < 0 })
 }
 
 // remember keeps the apps' names for the goroutine that reports events.

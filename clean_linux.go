@@ -12,10 +12,12 @@ import (
 	"sidestep/internal/datapath"
 	"sidestep/internal/mountinfo"
 	"sidestep/internal/route"
+	"sidestep/internal/sockets"
 )
 
-// Clean removes what an engine that is dead left in force: pins, rules, routes, changed sysctls. It returns one line for
-// each thing removed; cleaning again removes nothing. The policy stays. Call it in the network namespace that the engine
+// Clean removes what an engine that is dead left in force: pins, rules, routes, changed sysctls. Before that it closes what
+// excluded programs have open outside, as an engine does that is told to stop. It returns one line for each thing removed;
+// cleaning again removes nothing. The policy stays. Call it in the network namespace that the engine
 // governed. While an engine runs on the state directory it refuses.
 func Clean(state string) ([]string, error) {
 	o, err := Options{State: state}.withDefaults()
@@ -29,12 +31,12 @@ func Clean(state string) ([]string, error) {
 		}
 		defer lock.Close()
 	}
-	removed, err := cleanPins(o.State)
-	if err != nil {
-		return removed, err
-	}
 	saved := networkOf(o.routing(), route.Saved{})
 	if err := readState(o.State, networkFile, &saved); err != nil {
+		return nil, err
+	}
+	removed, err := cleanPins(o.State, saved.Mask)
+	if err != nil {
 		return removed, err
 	}
 	lines, err := cleanRoutes(saved)
@@ -49,7 +51,7 @@ func Clean(state string) ([]string, error) {
 }
 
 // cleanPins removes the pins, if there is a BPF file system that could hold any.
-func cleanPins(state string) ([]string, error) {
+func cleanPins(state string, mask uint32) ([]string, error) {
 	mount, err := mountinfo.BPFFS()
 	if errors.Is(err, mountinfo.ErrNoBPFFS) {
 		return nil, nil
@@ -57,11 +59,46 @@ func cleanPins(state string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	pins, err := datapath.Clean(pinsOf(mount, state))
-	lines := make([]string, len(pins))
-	for i, p := range pins {
-		lines[i] = "pin " + p
+	dir := pinsOf(mount, state)
+	var lines []string
+	if _, err := os.Stat(dir); err == nil {
+		if lines, err = endOutside(dir, mask); err != nil {
+			lines = append(lines, fmt.Sprintf("no connections of excluded programs, which go on inside: %v", err))
+		}
 	}
+	pins, err := datapath.Clean(dir)
+	for _, p := range pins {
+		lines = append(lines, "pin "+p)
+	}
+	return lines, err
+}
+
+// endOutside takes over the pinned datapath for a moment, to end what is open outside. It returns what it closed.
+func endOutside(pins string, mask uint32) ([]string, error) {
+	cgroup, err := mountinfo.Cgroup2Root()
+	if err != nil {
+		return nil, err
+	}
+	k, err := datapath.Open(datapath.Options{Pins: pins, Cgroup: cgroup, Mask: mask})
+	if err != nil {
+		return nil, err
+	}
+	defer k.Close()
+	closer, err := sockets.New()
+	if err != nil {
+		return nil, err
+	}
+	defer closer.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := k.Withdraw(ctx); err != nil {
+		return nil, fmt.Errorf("include every app: %w", err)
+	}
+	var lines []string
+	err = closeOutside(k, closer, mask, func(s datapath.Stray) {
+		flow := flowOf(s.Flow.Protocol, s.Flow.Local, s.Flow.Remote)
+		lines = append(lines, "connection "+flow.String())
+	})
 	return lines, err
 }
 

@@ -16,6 +16,7 @@ import (
 	"sidestep/internal/mountinfo"
 	"sidestep/internal/netmon"
 	"sidestep/internal/route"
+	"sidestep/internal/sockets"
 )
 
 // Engine enforces a policy in one network namespace. Its methods may be called from any goroutine while Run runs;
@@ -28,6 +29,7 @@ type Engine struct {
 	kernel  *datapath.Datapath
 	monitor *netmon.Monitor
 	routes  *route.Actuator
+	closer  *sockets.Closer
 	watcher *identity.Watcher
 
 	calls     chan func()   // run by the owner of what follows
@@ -45,6 +47,8 @@ type Engine struct {
 	plan   route.Plan
 	routed error  // why the plan is not in force
 	told   string // the network as it was last reported: of a plan that failed first, too, once it is in force
+
+	unclosed error // why connections on the wrong side could not be closed; the guard stops them
 }
 
 // New makes an engine for the network namespace of the calling thread, and takes over what an earlier one left in
@@ -86,6 +90,9 @@ func (e *Engine) open() (err error) {
 		return err
 	}
 	if err := e.openRoutes(); err != nil {
+		return err
+	}
+	if e.closer, err = sockets.New(); err != nil {
 		return err
 	}
 	if e.watcher, err = identity.NewWatcher(); err != nil {
@@ -135,6 +142,9 @@ func (e *Engine) close() error {
 	}
 	if e.watcher != nil {
 		errs = append(errs, e.watcher.Close())
+	}
+	if e.closer != nil {
+		errs = append(errs, e.closer.Close())
 	}
 	if e.routes != nil {
 		errs = append(errs, e.routes.Close())
@@ -228,14 +238,15 @@ func (e *Engine) logged(what string, err error) {
 	}
 }
 
-// takeBack undoes everything: first every app is included, so that nothing is marked any more, then the programs that
-// mark go, and the routes that marks need go last.
+// takeBack undoes everything: first every app is included, so that nothing is marked any more, then what is open outside
+// is closed, then the programs that mark and guard go, and the routes that marks need go last.
 func (e *Engine) takeBack() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if err := e.kernel.Set(ctx, nil); err != nil {
+	if err := e.kernel.Withdraw(ctx); err != nil {
 		return fmt.Errorf("include every app: %w", err)
 	}
+	e.logged("close what is open outside", closeOutside(e.kernel, e.closer, e.opts.routing().Mask, e.reportCut))
 	if err := e.kernel.Remove(); err != nil {
 		return fmt.Errorf("remove the datapath: %w", err)
 	}

@@ -113,6 +113,9 @@ func (e *Engine) onKernelEvent(k datapath.Event) {
 		ev.Kind = api.EventGone
 	case datapath.Refused:
 		ev.Kind, ev.Text = api.EventRefused, k.Reason
+	case datapath.Stopped:
+		flow := flowOf(k.Protocol, k.Local, k.Remote)
+		ev.Kind, ev.Text, ev.Flow = api.EventStopped, k.Reason, &flow
 	default:
 		ev.Kind, ev.Cause = api.EventClassified, &k.Cause
 	}

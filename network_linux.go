@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"sidestep/api"
+	"sidestep/internal/datapath"
 	"sidestep/internal/netmon"
 	"sidestep/internal/route"
 )
@@ -51,17 +52,35 @@ func sameNumbers(a, b route.Config) bool {
 func (e *Engine) follow(ctx context.Context, snap netmon.Snapshot) error {
 	e.latest.CompareAndSwap(nil, &snap)
 	e.plan = route.PlanFor(snap, e.opts.routing())
-	e.routed = errors.Join(e.kernel.Permit(e.plan.Permitted, e.plan.Outside), e.routes.Set(ctx, e.plan))
+	e.routed = errors.Join(e.kernel.Permit(e.network()), e.routes.Set(ctx, e.plan))
 	if e.routed != nil {
 		return fmt.Errorf("set rules and routes: %w", e.routed)
 	}
 	if text := describe(e.plan); text != e.told {
+		if e.strict() {
+			e.closeStrays(false) // what was opened before the tunnel came up
+		}
 		e.told = text
 		e.opts.Log.Info("network", "tunnels", tunnels(e.plan), "uplink4", e.plan.Uplink4.Name, "uplink6", e.plan.Uplink6.Name)
 		e.events.send(api.Event{Kind: api.EventNetwork, Text: text})
 	}
 	return nil
 }
+
+// network is what the guard has to know of the plan.
+func (e *Engine) network() datapath.Network {
+	p := e.plan
+	n := datapath.Network{
+		Links: p.Permitted, Outside: p.Outside, Inside: p.Inside, Local: p.Local, Hosts: p.Hosts, Strict: e.strict(),
+	}
+	for _, t := range p.Tunnels {
+		n.Tunnels = append(n.Tunnels, t.Index)
+	}
+	return n
+}
+
+// strict reports whether included programs are to be kept off the uplink now.
+func (e *Engine) strict() bool { return e.opts.Strict && len(e.plan.Tunnels) > 0 }
 
 func tunnels(p route.Plan) []string {
 	names := make([]string, 0, len(p.Tunnels))
@@ -122,6 +141,9 @@ func (e *Engine) complaints() []string {
 
 func (e *Engine) warnings() []string {
 	all := slices.Concat(e.complaints(), e.plan.Warnings, e.watcher.Warnings())
+	if e.unclosed != nil {
+		all = append(all, fmt.Sprintf("connections on the wrong side were not closed, only stopped: %v", e.unclosed))
+	}
 	if all == nil {
 		return []string{} // never null in JSON
 	}

@@ -32,6 +32,9 @@ type Options struct {
 	Tunnels []string
 	// Uplink names the interface that excluded programs leave by; empty: it is found.
 	Uplink string
+	// Strict keeps included programs off the uplink too, while there is a tunnel: they may speak to local networks there
+	// and to nobody else. It needs Linux 6.15. What carries a mark is left alone, as the VPN's own transport.
+	Strict bool
 	// MarkMask is the band of packet mark bits that the engine may use: at least two, in one piece. Default: 0x70000000.
 	MarkMask uint32
 	// Table, Priority and Protocol are the numbers of the routing table, of the first of two routing rules, and of

@@ -5,6 +5,8 @@
 package api
 
 import (
+	"fmt"
+	"net/netip"
 	"time"
 
 	"sidestep/policy"
@@ -146,7 +148,12 @@ const (
 	// EventExcluded and EventIncluded: an app was added to the policy, or taken out.
 	EventExcluded EventKind = "excluded"
 	EventIncluded EventKind = "included"
-	// EventRefused: the datapath refused a socket; Text says why.
+	// EventCut: a connection was closed because its app had changed sides; Flow says which.
+	EventCut EventKind = "cut"
+	// EventStopped: the guard stopped packets of a socket, at least the one in Flow; Text names the counter. There is at
+	// most one such event for each socket in a second.
+	EventStopped EventKind = "stopped"
+	// EventRefused: the datapath refused a socket, or what a program wanted to do with one; Text says why.
 	EventRefused EventKind = "refused"
 	// EventNetwork: tunnels or uplinks changed; Text says how.
 	EventNetwork EventKind = "network"
@@ -169,7 +176,18 @@ type Event struct {
 	App     string        `json:"app,omitempty"`
 	Lost    uint64        `json:"lost,omitempty"`
 	Text    string        `json:"text,omitempty"`
+	Flow    *Flow         `json:"flow,omitempty"`
 }
+
+// A Flow is what was, or was to be, between a program and somebody else.
+type Flow struct {
+	// Protocol is "tcp", "udp" or the number of another one.
+	Protocol string         `json:"protocol"`
+	Local    netip.AddrPort `json:"local"`
+	Remote   netip.AddrPort `json:"remote"`
+}
+
+func (f Flow) String() string { return fmt.Sprintf("%s %v > %v", f.Protocol, f.Local, f.Remote) }
 
 // ErrorCode is the machine-readable reason of an [Error].
 type ErrorCode string

@@ -141,7 +141,7 @@ choice over restarts; these commands talk to it.`,
 	addGroup(root, groupPolicy, newExcludeCommand(e), newIncludeCommand(e), newAppsCommand(e), newRunCommand(e))
 	addGroup(root, groupLook, newStatusCommand(e), newPsCommand(e), newExplainCommand(e), newWatchCommand(e))
 	addGroup(root, groupDaemon, newDaemonCommand(e), newCleanCommand(e))
-	addGroup(root, groupProve, newDoctorCommand(e), newDemoCommand(e))
+	addGroup(root, groupProve, newCheckCommand(e), newDoctorCommand(e), newDemoCommand(e))
 	root.AddCommand(newVersionCommand(e), newCompletionCommand(e))
 	root.SetHelpCommand(newHelpCommand(e))
 	return root

@@ -59,7 +59,7 @@ func (e engine) Reload(ctx context.Context, c config.Config) error {
 
 func engineOptions(c config.Config) sidestep.Options {
 	return sidestep.Options{
-		State: c.State, Exclude: c.Exclude, Tunnels: c.Tunnels, Uplink: c.Uplink,
+		State: c.State, Exclude: c.Exclude, Tunnels: c.Tunnels, Uplink: c.Uplink, Strict: c.Strict,
 		MarkMask: c.MarkMask, Table: c.Table, Priority: uint32(c.Priority), Protocol: uint8(c.Protocol),
 	}
 }

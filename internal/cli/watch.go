@@ -16,8 +16,10 @@ func newWatchCommand(e *env) *cobra.Command {
 		Use:   "watch",
 		Short: "Follow what happens",
 		Long: `Watch prints a line for everything that happens until it is interrupted: processes that become
-excluded or end, apps added and taken out, sockets refused, changes of the network and of
-the state, and how many events were lost, if any. The first line is the state as it is.` +
+excluded or end, apps added and taken out, connections cut because their app has changed
+sides, sockets refused, packets stopped by the guard (one line for each socket in a second),
+changes of the network and of the state, and how many events were lost, if any. The first
+line is the state as it is.` +
 			exits(exitDone, exitCould, exitUsage, exitNoDaemon, exitNotPermitted),
 		Example: `  sidestep watch
   sidestep watch --json | jq -r 'select(.kind == "classified") | .exe'`,
@@ -61,6 +63,9 @@ func eventLine(ev api.Event) string {
 	}
 	if ev.App != "" {
 		line += "  app " + printable(ev.App)
+	}
+	if ev.Flow != nil {
+		line += "  " + ev.Flow.String()
 	}
 	if ev.Lost != 0 {
 		line += fmt.Sprintf("  %d events", ev.Lost)

@@ -30,6 +30,8 @@ type Config struct {
 	Tunnels []string
 	// Uplink names the interface that excluded programs leave by; empty: follow the default route.
 	Uplink string
+	// Strict keeps included programs off the uplink too.
+	Strict bool
 	// Socket and State say where the daemon listens and where it keeps the policy.
 	Socket, State string
 	// MarkMask is the band of bits in packet marks that the engine may use.

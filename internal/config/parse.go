@@ -24,6 +24,7 @@ type file struct {
 	Table    *int64   `toml:"table"`
 	Priority *int64   `toml:"priority"`
 	Protocol *int64   `toml:"protocol"`
+	Strict   bool     `toml:"strict"`
 }
 
 // A fault is a value with the right type and no meaning: of a key, and in a list of one element.
@@ -46,6 +47,8 @@ func wanted(key string) string {
 		return fmt.Sprintf(`an absolute path, as in %s = "/run/x"`, key)
 	case "mark_mask":
 		return "a number, as in mark_mask = 0x70000000"
+	case "strict":
+		return "true or false"
 	case "table", "priority", "protocol":
 		return fmt.Sprintf("a number, as in %s = 100", key)
 	}
@@ -53,7 +56,7 @@ func wanted(key string) string {
 }
 
 func keys() []string {
-	return []string{"exclude", "tunnel", "uplink", "socket", "state", "mark_mask", "table", "priority", "protocol"}
+	return []string{"exclude", "tunnel", "uplink", "socket", "state", "strict", "mark_mask", "table", "priority", "protocol"}
 }
 
 // Parse reads a configuration; name is the file's name in errors.
@@ -65,7 +68,7 @@ func Parse(name string, data []byte) (Config, error) {
 	if err := wrongCase(name, data); err != nil {
 		return Config{}, err
 	}
-	var c Config
+	c := Config{Strict: f.Strict}
 	for _, check := range []func(*Config) *fault{f.strings, f.numbers} {
 		if bad := check(&c); bad != nil {
 			e := &Error{File: name, Message: bad.text}

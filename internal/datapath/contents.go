@@ -53,3 +53,16 @@ func deleted(err error) error {
 	}
 	return err
 }
+
+// empty deletes all that a map has.
+func empty(m *ebpf.Map) error {
+	for {
+		key, err := m.NextKeyBytes(nil)
+		if err != nil || key == nil {
+			return err
+		}
+		if err := deleted(m.Delete(key)); err != nil {
+			return err
+		}
+	}
+}

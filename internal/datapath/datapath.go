@@ -27,13 +27,12 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 
 	"sidestep/internal/datapath/bpf"
 )
 
 // abiVersion is ABI_VERSION of bpf/abi.h: the layout of the pinned maps.
-const abiVersion = 1
+const abiVersion = 2
 
 // Launched is the app of everything that `sidestep run` started.
 const Launched = 1
@@ -62,10 +61,12 @@ type Options struct {
 
 // Datapath is the loaded kernel part. Its methods may be called from several goroutines.
 type Datapath struct {
-	opts    Options
-	adopted bool
-	objs    bpf.DatapathObjects
-	links   map[string]link.Link
+	opts      Options
+	netns     *os.File
+	adopted   bool
+	asksNetns bool
+	objs      bpf.DatapathObjects
+	links     map[string]link.Link
 
 	mu       sync.Mutex // guards what follows, and every write to the kernel
 	settings bpf.DatapathConfig
@@ -80,7 +81,11 @@ func Open(o Options) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Datapath{opts: o, links: map[string]link.Link{}}
+	netns, err := ownNetns()
+	if err != nil {
+		return nil, err
+	}
+	d := &Datapath{opts: o, netns: netns, links: map[string]link.Link{}}
 	if err := d.load(cookie); err != nil {
 		d.Close()
 		return nil, err
@@ -102,7 +107,7 @@ func (d *Datapath) load(cookie uint64) error {
 	if err != nil {
 		return fmt.Errorf("read the built-in programs: %w", err)
 	}
-	if err := configure(spec); err != nil {
+	if err := d.configure(spec); err != nil {
 		return err
 	}
 	for name, n := range d.opts.sizes {
@@ -122,8 +127,9 @@ func (d *Datapath) load(cookie uint64) error {
 }
 
 // configure sets what is constant in the programs once they are loaded.
-func configure(spec *ebpf.CollectionSpec) error {
-	if features.HaveProgramHelper(ebpf.CGroupSKB, asm.FnGetNetnsCookie) == nil {
+func (d *Datapath) configure(spec *ebpf.CollectionSpec) error {
+	d.asksNetns = features.HaveProgramHelper(ebpf.CGroupSKB, asm.FnGetNetnsCookie) == nil
+	if d.asksNetns {
 		if err := spec.Variables["asks_netns"].Set(uint32(1)); err != nil {
 			return fmt.Errorf("set asks_netns: %w", err)
 		}
@@ -149,7 +155,7 @@ func (d *Datapath) prepare(cookie uint64) error {
 			return err
 		}
 		d.rules = rules
-		return d.writeSettings()
+		return d.begin()
 	}
 	var seed [16]byte
 	rand.Read(seed[:]) // never fails: crypto/rand
@@ -162,6 +168,10 @@ func (d *Datapath) prepare(cookie uint64) error {
 		NextApp:     firstApp,
 	}
 	d.rules = newRules()
+	return d.begin()
+}
+
+func (d *Datapath) begin() error {
 	if err := d.writeSettings(); err != nil {
 		return err
 	}
@@ -205,17 +215,16 @@ func (d *Datapath) Close() error {
 	for _, l := range d.links {
 		errs = append(errs, l.Close())
 	}
-	return errors.Join(append(errs, d.objs.Close())...)
+	return errors.Join(append(errs, d.objs.Close(), d.netns.Close())...)
 }
 
-// Remove takes the datapath out of the kernel. Apps still in force lose their exclusion, so the caller empties the
-// policy first.
+// Remove takes the datapath out of the kernel. Apps still in force lose their exclusion, so the caller withdraws them
+// first, and closes what is open.
 func (d *Datapath) Remove() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	err := deleted(d.objs.Apps.Delete(uint32(Launched)))
-	_, cleanErr := Clean(d.opts.Pins)
-	return errors.Join(err, cleanErr, d.Close())
+	_, err := Clean(d.opts.Pins)
+	return errors.Join(err, d.Close())
 }
 
 // Clean removes the pins of a datapath that nobody drives any more, and with them the datapath itself. It returns what
@@ -253,18 +262,4 @@ func (d *Datapath) writeSettings() error {
 		return fmt.Errorf("write settings: %w", err)
 	}
 	return nil
-}
-
-// netnsCookie names the calling thread's network namespace. SO_NETNS_COOKIE: socket(7), since 5.14.
-func netnsCookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("ask for the network namespace: %w", err)
-	}
-	defer unix.Close(fd)
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err != nil {
-		return 0, fmt.Errorf("ask for the network namespace's cookie (needs kernel 5.14): %w", err)
-	}
-	return cookie, nil
 }

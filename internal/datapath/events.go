@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -26,7 +27,8 @@ const (
 	Exited  = EventKind(bpf.DatapathEventKindEVENT_EXIT)    // such a process ended
 	Seeded  = EventKind(bpf.DatapathEventKindEVENT_SEED)    // a walk made it one
 	Healed  = EventKind(bpf.DatapathEventKindEVENT_HEAL)    // the socket hook made it one
-	Refused = EventKind(bpf.DatapathEventKindEVENT_REFUSED) // a socket was refused
+	Refused = EventKind(bpf.DatapathEventKindEVENT_REFUSED) // a socket, or a call on one, was refused
+	Stopped = EventKind(bpf.DatapathEventKindEVENT_STOPPED) // the guard stopped a packet
 )
 
 // An Event is what the kernel part tells of one process.
@@ -36,8 +38,12 @@ type Event struct {
 	PID, PPID int
 	App       uint32
 	Cause     policy.Cause
-	Reason    string // of Refused: the name of its counter
+	Reason    string // of Refused and Stopped: the name of its counter
 	Comm      string
+
+	// Of Stopped.
+	Protocol      uint8
+	Local, Remote netip.AddrPort
 }
 
 // Run delivers events to fn, in kernel order, until ctx ends. It is the ring's only reader and fn runs on its
@@ -82,7 +88,12 @@ func decode(e *bpf.DatapathEvent, epoch time.Time) Event {
 		Kind: EventKind(e.Kind), PID: int(e.Tgid), PPID: int(e.Ppid),
 		App: e.App, Cause: policy.Cause(e.Cause), Comm: comm(e.Comm),
 	}
-	if ev.Kind == Refused {
+	switch ev.Kind {
+	case Stopped:
+		ev.Protocol = e.Flow.Protocol
+		ev.Local, ev.Remote = flowOf(e.Flow)
+		fallthrough
+	case Refused:
 		ev.Reason = statName(e.Reason)
 	}
 	return ev
@@ -128,6 +139,8 @@ func statName(s bpf.DatapathStat) string {
 		"sockets_noted", "labels_full", "apps_forgotten", "refused_undecided", "refused_blocked",
 		"refused_foreign_mark", "refused_no_note", "notes_failed", "events_lost", "helpers_failed",
 		"refused_mptcp", "guard_dropped_sent", "guard_dropped_received", "guard_dropped_answers",
+		"guard_dropped_changed", "guard_dropped_source", "guard_dropped_strict", "guard_dropped_at_tunnel",
+		"sockets_moved", "refused_handed_over", "refused_tunnel_address", "refused_sctp",
 	}
 	if int(s) < len(names) {
 		return names[s]

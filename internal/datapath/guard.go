@@ -1,32 +1,108 @@
 package datapath
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"sidestep/internal/datapath/bpf"
 )
 
-// Permit says by which links the packets of excluded programs may pass, and which addresses this machine has on those
-// and on no tunnel. Everything else the guard takes for a tunnel: also links that appear later.
-func (d *Datapath) Permit(links []int, addresses []netip.Addr) error {
+// ErrStrict: strict mode needs a guard that can ask which network namespace a packet is in, so Linux 6.15.
+var ErrStrict = errors.New("strict mode needs Linux 6.15 or later")
+
+// A Network is what the guard has to know of the network.
+type Network struct {
+	// Links are those by which the packets of excluded programs may pass. Everything else the guard takes for a tunnel:
+	// also links that appear later.
+	Links []int
+	// Tunnels are the links at whose door packets are looked at that no socket hook sees.
+	Tunnels []int
+	// Outside are this machine's addresses on uplinks and on no tunnel, Inside the reverse.
+	Outside, Inside []netip.Addr
+	// Local is where a socket may still send whose app has changed sides. Hosts may be reached outside in strict mode, too.
+	Local, Hosts []netip.Prefix
+	// Strict keeps included programs off the permitted links, but for Local and Hosts.
+	Strict bool
+}
+
+// Permit makes the guard hold packets to a network. What is no longer permitted is forbidden before anything else is
+// permitted.
+func (d *Datapath) Permit(n Network) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	indexes := map[uint32]uint32{}
-	for _, l := range links {
-		indexes[uint32(l)] = 1
+	if n.Strict && !d.asksNetns {
+		return ErrStrict
 	}
-	if err := replace(d.objs.Links, indexes); err != nil {
+	if err := replace(d.objs.Links, linkRoles(n)); err != nil {
 		return fmt.Errorf("tell the guard of links: %w", err)
 	}
-	keys := map[[16]byte]uint32{}
-	for _, a := range addresses {
-		keys[a.As16()] = 1
-	}
-	if err := replace(d.objs.Addresses, keys); err != nil {
+	if err := replace(d.objs.Addresses, addressRoles(n)); err != nil {
 		return fmt.Errorf("tell the guard of addresses: %w", err)
 	}
-	return nil
+	if err := replace(d.objs.Places, placeRoles(n)); err != nil {
+		return fmt.Errorf("tell the guard what is local: %w", err)
+	}
+	if strict := map[bool]uint32{true: 1}[n.Strict]; strict != d.settings.Strict {
+		d.settings.Strict = strict
+		if err := d.writeSettings(); err != nil {
+			return err
+		}
+	}
+	return d.guardTunnels(n.Tunnels)
+}
+
+func linkRoles(n Network) map[uint32]uint32 {
+	roles := map[uint32]uint32{}
+	for _, l := range n.Links {
+		roles[uint32(l)] = linkOutside
+	}
+	return roles
+}
+
+func addressRoles(n Network) map[[16]byte]uint32 {
+	roles := map[[16]byte]uint32{}
+	for _, a := range n.Outside {
+		roles[a.As16()] = addressOutside
+	}
+	for _, a := range n.Inside {
+		roles[a.As16()] = addressInside
+	}
+	return roles
+}
+
+func placeRoles(n Network) map[prefixKey]uint32 {
+	roles := map[prefixKey]uint32{}
+	for _, p := range n.Hosts {
+		roles[keyOf(p)] = placeHost
+	}
+	for _, p := range n.Local {
+		roles[keyOf(p)] = placeLocal
+	}
+	// What a socket may call this machine (RFC 1122, 3.2.1.3; RFC 4291, 2.5.2).
+	roles[keyOf(netip.PrefixFrom(netip.IPv4Unspecified(), 32))] = placeLocal
+	roles[keyOf(netip.PrefixFrom(netip.IPv6Unspecified(), 128))] = placeLocal
+	return roles
+}
+
+// prefixKey is struct prefix of bpf/abi.h.
+type prefixKey struct {
+	Bits    uint32
+	Address [16]byte
+}
+
+func keyOf(p netip.Prefix) prefixKey {
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96 // as mapped into IPv6
+	}
+	return prefixKey{Bits: uint32(bits), Address: p.Masked().Addr().As16()}
 }
 
 // replace makes the map hold want. What is to go goes first: it is what must not be used.
@@ -39,4 +115,81 @@ func replace[K comparable](m *ebpf.Map, want map[K]uint32) error {
 		return err
 	}
 	return put(m, have, want)
+}
+
+// tunnelPin begins the names of the links to the tunnels' doors.
+const tunnelPin = "tunnel-"
+
+// guardTunnels attaches the door program to these links, and to no others. A kernel without tcx (before 6.6) has no such
+// door; docs/limits.md says what passes then.
+func (d *Datapath) guardTunnels(indexes []int) error {
+	wanted := map[string]bool{}
+	for _, index := range indexes {
+		name := fmt.Sprint(tunnelPin, index)
+		wanted[name] = true
+		if d.links[name] != nil {
+			continue
+		}
+		l, err := d.attachDoor(index)
+		if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.ENODEV) {
+			continue // no such door; or the link is gone, of which the next network tells
+		}
+		if err != nil {
+			return fmt.Errorf("guard the door of tunnel %d: %w", index, err)
+		}
+		d.links[name] = l
+		if err := d.pinLink(name, l); err != nil {
+			return err
+		}
+	}
+	pinned, err := d.pinnedLinks()
+	if err != nil {
+		return err
+	}
+	for _, name := range pinned {
+		if !strings.HasPrefix(name, tunnelPin) || wanted[name] {
+			continue
+		}
+		if err := d.dropLink(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Datapath) attachDoor(index int) (l link.Link, err error) {
+	err = d.inside(func() error {
+		l, err = link.AttachTCX(link.TCXOptions{Interface: index, Program: d.objs.OnTunnel, Attach: ebpf.AttachTCXEgress})
+		return err
+	})
+	return l, err
+}
+
+// The roles of bpf/abi.h.
+const (
+	linkOutside    = 1
+	addressOutside = 1
+	addressInside  = 2
+	placeLocal     = 1
+	placeHost      = 2
+)
+
+// flowOf reads the ends of a socket. An IPv6 socket that speaks IPv4 has IPv6 addresses.
+func flowOf(f bpf.DatapathFlow) (local, remote netip.AddrPort) {
+	end := func(a bpf.DatapathAddress, port uint16) netip.AddrPort {
+		addr := addressOf(a)
+		if f.Mapped == 0 {
+			addr = addr.Unmap()
+		}
+		return netip.AddrPortFrom(addr, port)
+	}
+	return end(f.Local, f.LocalPort), end(f.Remote, f.RemotePort)
+}
+
+func addressOf(a bpf.DatapathAddress) netip.Addr {
+	var b [16]byte
+	for i, word := range a.Word {
+		binary.NativeEndian.PutUint32(b[4*i:], word)
+	}
+	return netip.AddrFrom16(b)
 }

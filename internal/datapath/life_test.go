@@ -239,7 +239,7 @@ func TestASetThatFailsChangesNothing(t *testing.T) {
 	cancel()
 	for _, want := range [][]string{{a, b}, {b}} {
 		apps := r.compile(want)
-		if err := r.Set(cancelled, apps); !errors.Is(err, context.Canceled) {
+		if err := r.Set(cancelled, apps, keep); !errors.Is(err, context.Canceled) {
 			t.Errorf("excluding %q after the context's end: %v", want, err)
 		}
 		r.ids = before
@@ -247,7 +247,7 @@ func TestASetThatFailsChangesNothing(t *testing.T) {
 	}
 	for _, want := range [][]string{{a, b, c}, {b, c}} {
 		apps := r.compile(want)
-		if err := r.Set(r.ctx, apps); !errors.Is(err, unix.E2BIG) {
+		if err := r.Set(r.ctx, apps, keep); !errors.Is(err, unix.E2BIG) {
 			t.Errorf("excluding %q with too few rules: %v", want, err)
 		}
 		r.ids = before

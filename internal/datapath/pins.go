@@ -23,7 +23,7 @@ func (d *Datapath) pinnedMaps() map[string]*ebpf.Map {
 	m := &d.objs.DatapathMaps
 	return map[string]*ebpf.Map{
 		"settings": m.Settings, "apps": m.Apps, "names": m.Names, "rules": m.Rules, "labels": m.Labels,
-		"links": m.Links, "addresses": m.Addresses, "refused": m.Refused, "overflow": m.Overflow,
+		"links": m.Links, "addresses": m.Addresses, "places": m.Places, "cut": m.Cut, "refused": m.Refused, "overflow": m.Overflow,
 		"notes": m.Notes, "stats": m.Stats, "events": m.Events,
 	}
 }
@@ -76,7 +76,7 @@ func (d *Datapath) attachAll() error {
 		return fmt.Errorf("open the cgroup2 root: %w", err)
 	}
 	defer cgroup.Close()
-	// The guard comes before the hook that marks: what is marked is guarded.
+	// The guard comes before the hooks that mark: what is marked is guarded.
 	hooks := []struct {
 		name   string
 		prog   *ebpf.Program
@@ -85,6 +85,12 @@ func (d *Datapath) attachAll() error {
 		{"egress", p.OnEgress, ebpf.AttachCGroupInetEgress},
 		{"ingress", p.OnIngress, ebpf.AttachCGroupInetIngress},
 		{"socket", p.OnSocket, ebpf.AttachCGroupInetSockCreate},
+		{"bind4", p.OnBind4, ebpf.AttachCGroupInet4Bind},
+		{"bind6", p.OnBind6, ebpf.AttachCGroupInet6Bind},
+		{"connect4", p.OnConnect4, ebpf.AttachCGroupInet4Connect},
+		{"connect6", p.OnConnect6, ebpf.AttachCGroupInet6Connect},
+		{"sendmsg4", p.OnSendmsg4, ebpf.AttachCGroupUDP4Sendmsg},
+		{"sendmsg6", p.OnSendmsg6, ebpf.AttachCGroupUDP6Sendmsg},
 	}
 	for _, h := range hooks {
 		// A raw link: link.AttachCgroup would fall back to an attachment that no other program can stand beside.
@@ -128,16 +134,51 @@ func (d *Datapath) pinAll() error {
 // for a moment both do, and they agree: they share the maps.
 func (d *Datapath) replacePins() error {
 	for name, l := range d.links {
-		pin := filepath.Join(d.opts.Pins, linksDir, name)
-		if err := os.Remove(pin + asideSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove a half-made pin: %w", err)
+		if err := d.pinLink(name, l); err != nil {
+			return err
 		}
-		if err := l.Pin(pin + asideSuffix); err != nil {
-			return fmt.Errorf("pin link %s: %w", name, err)
+	}
+	return nil
+}
+
+// pinLink pins a link in the published directory, in the place of an older one if there is one.
+func (d *Datapath) pinLink(name string, l link.Link) error {
+	pin := filepath.Join(d.opts.Pins, linksDir, name)
+	if err := os.Remove(pin + asideSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove a half-made pin: %w", err)
+	}
+	if err := l.Pin(pin + asideSuffix); err != nil {
+		return fmt.Errorf("pin link %s: %w", name, err)
+	}
+	if err := os.Rename(pin+asideSuffix, pin); err != nil {
+		return fmt.Errorf("publish link %s: %w", name, err)
+	}
+	return nil
+}
+
+// pinnedLinks names the links that are pinned.
+func (d *Datapath) pinnedLinks() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(d.opts.Pins, linksDir))
+	if err != nil {
+		return nil, fmt.Errorf("list pinned links: %w", err)
+	}
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, nil
+}
+
+// dropLink detaches a pinned link, whoever attached it.
+func (d *Datapath) dropLink(name string) error {
+	if l := d.links[name]; l != nil {
+		delete(d.links, name)
+		if err := l.Close(); err != nil {
+			return fmt.Errorf("detach link %s: %w", name, err)
 		}
-		if err := os.Rename(pin+asideSuffix, pin); err != nil {
-			return fmt.Errorf("replace pinned link %s: %w", name, err)
-		}
+	}
+	if err := os.Remove(filepath.Join(d.opts.Pins, linksDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove link %s: %w", name, err)
 	}
 	return nil
 }

@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"sidestep/internal/datapath/bpf"
 	"sidestep/internal/identity"
@@ -114,9 +118,10 @@ func readRules(o *bpf.DatapathObjects) (rules, error) {
 // Set makes apps the whole of what is excluded, for running and future processes, and returns when that is in force.
 //
 // The order is the promise: rules and fresh app entries first, so that whatever starts from now on is labelled; then
-// the walks that label what runs already and note its sockets; then one write per app, which moves its processes at
-// once. An error before those writes leaves everything as it was.
-func (d *Datapath) Set(ctx context.Context, apps []App) error {
+// the walks that label what runs already and note its sockets; then commit, for the caller to make the change last; then
+// one write per app, which moves its processes at once. From then on the guard stops the flows that are on the wrong
+// side; [Datapath.Strays] lists them. An error leaves everything as it was.
+func (d *Datapath) Set(ctx context.Context, apps []App, commit func() error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.sweep(); err != nil {
@@ -124,11 +129,31 @@ func (d *Datapath) Set(ctx context.Context, apps []App) error {
 	}
 	have, want := d.rules, rulesOf(apps)
 	gains := gaining(have, want)
-	if err := d.stage(ctx, have, want, gains, apps); err != nil {
-		return errors.Join(err, d.unstage(want, have, gains))
+	err := d.stage(ctx, have, want, gains, apps)
+	if err == nil {
+		err = commit()
+	}
+	if err == nil {
+		err = d.flip(have, want, gains)
+	}
+	if err != nil {
+		return errors.Join(err, d.undo(have, want, gains))
 	}
 	d.rules = want
-	return d.flip(have, want, gains)
+	return nil
+}
+
+// Withdraw takes every app out of force, what `sidestep run` started too.
+func (d *Datapath) Withdraw(ctx context.Context) error {
+	if err := d.Set(ctx, nil, func() error { return nil }); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := deleted(d.objs.Apps.Delete(uint32(Launched))); err != nil {
+		return fmt.Errorf("take launched programs out of force: %w", err)
+	}
+	return d.settle()
 }
 
 // gaining lists the apps that name files they did not name before: new ones, and ones that resolve differently now.
@@ -182,29 +207,51 @@ func (d *Datapath) stage(ctx context.Context, have, want rules, gains []uint32, 
 			return fmt.Errorf("label running processes: %w", err)
 		}
 	}
-	if _, err := d.walk(d.objs.WalkNote); err != nil {
+	if err := d.noteSockets(); err != nil {
 		return fmt.Errorf("note open sockets: %w", err)
 	}
 	return nil
 }
 
-// unstage takes back what stage did. The labels that the walks made name apps that are gone, which names nothing.
-func (d *Datapath) unstage(have, want rules, gains []uint32) error {
+// noteSockets finds out whose the open sockets are, then whose they are not, and what the kernel has made for them.
+func (d *Datapath) noteSockets() error {
+	if err := empty(d.objs.Mptcp); err != nil {
+		return err
+	}
+	for _, prog := range []*ebpf.Program{d.objs.WalkNote, d.objs.WalkDisown} {
+		if _, err := d.walk(prog); err != nil {
+			return err
+		}
+	}
+	return d.inside(func() error {
+		_, err := d.walk(d.objs.WalkSubflow)
+		return err
+	})
+}
+
+// undo takes back what stage and flip did. The labels that the walks made name apps that are gone, which names nothing.
+func (d *Datapath) undo(have, want rules, gains []uint32) error {
 	var errs []error
 	for _, id := range gains {
-		if want.apps[id] {
-			errs = append(errs, d.writeApp(id, bpf.DatapathApp{Exit: exitOutside}))
-		} else {
+		if !have.apps[id] {
 			errs = append(errs, deleted(d.objs.Apps.Delete(id)))
 		}
 	}
-	return errors.Join(append(errs, d.writeRules(have, want))...)
+	for id := range have.apps {
+		errs = append(errs, d.writeApp(id, bpf.DatapathApp{Exit: exitOutside}))
+	}
+	return errors.Join(append(errs, d.writeRules(want, have))...)
 }
 
 // flip puts the change in force: apps that come first, so that a process which two apps cover is never without.
 func (d *Datapath) flip(have, want rules, gains []uint32) error {
 	for _, id := range gains {
 		if err := d.writeApp(id, bpf.DatapathApp{Exit: exitOutside}); err != nil {
+			return err
+		}
+	}
+	if len(gains) > 0 {
+		if err := d.hush(); err != nil {
 			return err
 		}
 	}
@@ -217,6 +264,19 @@ func (d *Datapath) flip(have, want rules, gains []uint32) error {
 		}
 	}
 	return d.settle()
+}
+
+// hushFor is how long the kernel answers nothing through a tunnel once an app has been excluded: a long round trip, in which
+// the last packets arrive of connections that the app had just closed. Whoever sends them again is answered then.
+const hushFor = time.Second
+
+func (d *Datapath) hush() error {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return fmt.Errorf("read the clock: %w", err)
+	}
+	d.settings.Quiet = uint64(now.Nano() + hushFor.Nanoseconds())
+	return d.writeSettings()
 }
 
 // settle waits until no program that began before the call runs any more: none is left that saw the old state. The
@@ -239,8 +299,8 @@ func (d *Datapath) writeRules(have, want rules) error {
 	if err := d.writeSettings(); err != nil {
 		return err
 	}
-	if err := put(d.objs.Rules, have.rules, want.rules); err != nil {
-		return fmt.Errorf("write rules: %w", err)
+	if err := d.putRules(have.rules, want.rules); err != nil {
+		return err
 	}
 	if err := drop(d.objs.Rules, have.rules, want.rules); err != nil {
 		return fmt.Errorf("remove rules: %w", err)
@@ -253,9 +313,32 @@ func (d *Datapath) writeRules(have, want rules) error {
 	return d.writeSettings()
 }
 
+func (d *Datapath) putRules(have, want map[key]uint32) error {
+	for k, id := range want {
+		if have[k] == id {
+			continue
+		}
+		if err := d.objs.Rules.Put(k, id); err != nil {
+			return &AppError{ID: id, Err: err}
+		}
+	}
+	return nil
+}
+
+// An AppError says which app the kernel had no room for.
+type AppError struct {
+	ID  uint32
+	Err error
+}
+
+func (e *AppError) Error() string { return fmt.Sprintf("write app %d: %v", e.ID, e.Err) }
+
+// Unwrap returns what the kernel said.
+func (e *AppError) Unwrap() error { return e.Err }
+
 func (d *Datapath) writeApp(id uint32, app bpf.DatapathApp) error {
 	if err := d.objs.Apps.Put(id, app); err != nil {
-		return fmt.Errorf("write app %d: %w", id, err)
+		return &AppError{ID: id, Err: err}
 	}
 	return nil
 }

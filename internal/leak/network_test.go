@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -179,6 +180,9 @@ func TestLoopbackJoinsExcludedAndIncludedPrograms(t *testing.T) {
 			name           string
 			server, client *actor.Actor
 		}{{"to an excluded one", x, n}, {"to an included one", n, x}, {"both excluded", x, x}} {
+			if pair.server == x && slices.Contains([]string{lab.Tunnel4, lab.Tunnel6}, host) {
+				continue // an excluded server can't have the tunnel's address
+			}
 			r.t.Run(fmt.Sprintf("%s %s", host, pair.name), func(t *testing.T) {
 				r := r.sub(t)
 				at := netip.AddrPortFrom(netip.MustParseAddr(host), r.port())

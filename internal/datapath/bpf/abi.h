@@ -8,7 +8,7 @@
 
 #include <linux/types.h>
 
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 
 /* How many apps a label remembers, nearest first; what does not fit is forgotten and counted. */
 #define APPS_MAX 8
@@ -25,6 +25,17 @@
 #define KIND_FILE 1
 #define KIND_DIR 2
 
+/* In map links, what an interface is. One that is not there is a tunnel, or was not seen yet. */
+#define LINK_OUTSIDE 1
+
+/* In map addresses: whose an address of this machine is. */
+#define ADDRESS_OUTSIDE 1 /* an uplink's, and no tunnel's */
+#define ADDRESS_INSIDE 2 /* a tunnel's, and no uplink's */
+
+/* In map places, what is behind a prefix. */
+#define PLACE_LOCAL 1 /* this machine, its links, its private networks */
+#define PLACE_HOST 2 /* one host that somebody sent outside by name, as a VPN does with its server */
+
 /* In map names: some rule of this kind ends in this base name. */
 #define NAME_FILE 1
 #define NAME_DIR 2
@@ -34,10 +45,13 @@ struct config {
 	__u64 seed[2]; /* SipHash key of every name and path */
 	__u64 netns_cookie; /* the network namespace that the engine governs */
 	__u64 generation; /* grows before every change of rules; outdates map unlisted */
+	__u64 quiet; /* until then (boot time, ns) the kernel answers nothing through a tunnel */
 	__u32 mark_mask;
 	__u32 mark_shift;
 	__u32 dir_rules; /* number of directory rules; 0 saves the walk */
 	__u32 next_app; /* the agent's: no app's number is used twice, as a socket's note may outlive the app */
+	__u32 strict; /* 1 while included programs are kept off the uplink too */
+	__u32 pad;
 };
 
 struct rule_key {
@@ -72,13 +86,34 @@ struct stranger {
 
 struct note {
 	struct list apps; /* as in the label of the process that made the socket */
-	__u32 born; /* the exit it was made for */
+	__u32 born; /* the exit it was made for: its side, for good */
+	__u32 tgid; /* the process that made it, or that the note walk found to hold it */
+	__u32 walked; /* 1: the note walk found it, so its maker is a guess */
+	__u32 told; /* when the guard last told of it, in seconds of boot time */
+	__u32 reborn; /* 1: a UDP socket that is closed with its port, and may be connected anew on any side */
 	__u32 pad;
 };
 
 /* An IPv6 address, or an IPv4 address mapped into it, in network order. */
 struct address {
 	__u32 word[4];
+};
+
+/* The addresses that begin with so many bits. */
+struct prefix {
+	__u32 bits;
+	struct address address;
+};
+
+/* What a socket, or a packet of it, has at its two ends. */
+struct flow {
+	struct address local;
+	struct address remote;
+	__u16 local_port; /* host order, as the other one */
+	__u16 remote_port;
+	__u8 protocol;
+	__u8 mapped; /* 1: an IPv6 socket that speaks IPv4 */
+	__u16 pad;
 };
 
 /* A request names one process to `assign`. */
@@ -93,7 +128,8 @@ enum event_kind {
 	EVENT_EXIT = 3, /* such a process ended */
 	EVENT_SEED = 4, /* the agent's walk over running processes made it one */
 	EVENT_HEAL = 5, /* the socket hook made good what the tracepoints had missed */
-	EVENT_REFUSED = 6, /* a socket was refused */
+	EVENT_REFUSED = 6, /* a socket, or what a process wanted to do with one, was refused */
+	EVENT_STOPPED = 7, /* the guard stopped a packet of a socket, the first one in this second */
 };
 
 /* The agent's spelling of package policy's verdicts and causes. */
@@ -120,6 +156,14 @@ enum stat {
 	STAT_GUARD_SENT, /* packets of excluded programs that the guard kept from a link */
 	STAT_GUARD_RECEIVED, /* packets for excluded programs that came by a link that they must not use */
 	STAT_GUARD_ANSWERED, /* answers of the kernel itself that would have taken an uplink's address into a tunnel */
+	STAT_GUARD_CHANGED, /* packets of sockets whose app has changed sides since they were made */
+	STAT_GUARD_SOURCE, /* packets that would have taken a tunnel's address outside, or in strict mode the reverse */
+	STAT_GUARD_STRICT, /* packets of included programs kept off the uplink, in strict mode */
+	STAT_GUARD_TUNNEL, /* packets without a socket of their own that were kept from a tunnel at its door */
+	STAT_SOCKETS_MOVED, /* unused sockets and listeners that went to another side */
+	STAT_REFUSED_HANDED, /* calls refused: the socket is on another side than the caller */
+	STAT_REFUSED_BIND, /* calls refused: an excluded program chose a tunnel's address or a tunnel */
+	STAT_REFUSED_SCTP, /* SCTP sockets of excluded programs refused: what they accept has no mark */
 	STAT_MAX,
 };
 
@@ -130,8 +174,9 @@ struct event {
 	__u32 ppid;
 	__u32 app;
 	enum cause cause;
-	enum stat reason; /* of EVENT_REFUSED */
+	enum stat reason; /* of EVENT_REFUSED and EVENT_STOPPED */
 	char comm[16];
+	struct flow flow; /* of EVENT_STOPPED */
 };
 
 /* What the list iterator writes for each process. */
@@ -145,10 +190,45 @@ struct process {
 	char comm[16];
 };
 
-_Static_assert(sizeof(struct config) == 56, "ABI");
+/* Whose a socket is. */
+struct owner {
+	struct list apps;
+	__u32 tgid;
+};
+
+/* What the stray walks write for each socket that the agent has to deal with. */
+enum stray_kind {
+	STRAY_FLOW = 1, /* a connection on the wrong side: to be closed */
+	STRAY_QUEUED = 2, /* a connection that nobody has accepted yet: to be closed if its listener has moved */
+	STRAY_LISTENER = 3, /* a listener that has moved */
+	STRAY_ENDED = 4, /* the end of a marked connection, in TIME-WAIT: to be closed where marks go */
+};
+
+struct stray {
+	enum stray_kind kind;
+	__u32 app;
+	__u32 tgid;
+	__u32 link; /* the interface that the socket is bound to, or 0 */
+	struct flow flow;
+	__u64 cookie; /* 0 for STRAY_ENDED */
+};
+
+/* What the holders walk writes for each descriptor of a socket that has a note or a mark. */
+struct holder {
+	__u64 cookie;
+	__u32 pid; /* of a thread, where the process has lost its leader */
+	__u32 fd;
+	__u32 stays; /* 1: only this machine and its networks are at the other end, or may come */
+	__u32 pad;
+};
+
+_Static_assert(sizeof(struct config) == 72, "ABI");
 _Static_assert(sizeof(struct label) == 64, "ABI");
-_Static_assert(sizeof(struct event) == 48, "ABI");
+_Static_assert(sizeof(struct event) == 88, "ABI");
 _Static_assert(sizeof(struct process) == 40, "ABI");
-_Static_assert(sizeof(struct note) == 40, "ABI");
+_Static_assert(sizeof(struct note) == 56, "ABI");
+_Static_assert(sizeof(struct flow) == 40, "ABI");
+_Static_assert(sizeof(struct stray) == 64, "ABI");
+_Static_assert(sizeof(struct holder) == 24, "ABI");
 
 #endif

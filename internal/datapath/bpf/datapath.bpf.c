@@ -6,8 +6,9 @@
  *
  *   identify.h  file -> apps        script.h  script -> apps
  *   label.h     process -> label    process.h exec, fork, exit
- *   socket.h    socket -> mark      guard.h   packet -> pass or drop
- *   walk.h      what lived before us
+ *   socket.h    socket -> mark      call.h    bind, connect, sendto -> allow or refuse
+ *   guard.h     packet -> pass or drop        tunnel.h  the same, where no socket hook looks
+ *   walk.h      what lived before us          stray.h   what has to be closed
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -16,8 +17,8 @@
 #include <bpf/bpf_tracing.h>
 
 #include "process.h"
-#include "socket.h"
-#include "guard.h"
+#include "call.h"
+#include "tunnel.h"
 #include "walk.h"
 
 /* Both licences may be chosen; the helpers that read the kernel want this word. */

@@ -39,10 +39,13 @@ type DatapathConfig struct {
 	Seed        [2]uint64
 	NetnsCookie uint64
 	Generation  uint64
+	Quiet       uint64
 	MarkMask    uint32
 	MarkShift   uint32
 	DirRules    uint32
 	NextApp     uint32
+	Strict      uint32
+	Pad         uint32
 }
 
 type DatapathEvent struct {
@@ -55,6 +58,7 @@ type DatapathEvent struct {
 	Cause  DatapathCause
 	Reason DatapathStat
 	Comm   [16]int8
+	Flow   DatapathFlow
 }
 
 type DatapathEventKind uint32
@@ -66,7 +70,28 @@ const (
 	DatapathEventKindEVENT_SEED    DatapathEventKind = 4
 	DatapathEventKindEVENT_HEAL    DatapathEventKind = 5
 	DatapathEventKindEVENT_REFUSED DatapathEventKind = 6
+	DatapathEventKindEVENT_STOPPED DatapathEventKind = 7
 )
+
+type DatapathFlow struct {
+	_          structs.HostLayout
+	Local      DatapathAddress
+	Remote     DatapathAddress
+	LocalPort  uint16
+	RemotePort uint16
+	Protocol   uint8
+	Mapped     uint8
+	Pad        uint16
+}
+
+type DatapathHolder struct {
+	_      structs.HostLayout
+	Cookie uint64
+	Pid    uint32
+	Fd     uint32
+	Stays  uint32
+	Pad    uint32
+}
 
 type DatapathLabel struct {
 	_      structs.HostLayout
@@ -87,8 +112,27 @@ type DatapathNote struct {
 		_    structs.HostLayout
 		Apps [8]uint32
 	}
-	Born uint32
-	Pad  uint32
+	Born   uint32
+	Tgid   uint32
+	Walked uint32
+	Told   uint32
+	Reborn uint32
+	Pad    uint32
+}
+
+type DatapathOwner struct {
+	_    structs.HostLayout
+	Apps struct {
+		_    structs.HostLayout
+		Apps [8]uint32
+	}
+	Tgid uint32
+}
+
+type DatapathPrefix struct {
+	_       structs.HostLayout
+	Bits    uint32
+	Address DatapathAddress
 }
 
 type DatapathProcess struct {
@@ -135,7 +179,15 @@ const (
 	DatapathStatSTAT_GUARD_SENT           DatapathStat = 16
 	DatapathStatSTAT_GUARD_RECEIVED       DatapathStat = 17
 	DatapathStatSTAT_GUARD_ANSWERED       DatapathStat = 18
-	DatapathStatSTAT_MAX                  DatapathStat = 19
+	DatapathStatSTAT_GUARD_CHANGED        DatapathStat = 19
+	DatapathStatSTAT_GUARD_SOURCE         DatapathStat = 20
+	DatapathStatSTAT_GUARD_STRICT         DatapathStat = 21
+	DatapathStatSTAT_GUARD_TUNNEL         DatapathStat = 22
+	DatapathStatSTAT_SOCKETS_MOVED        DatapathStat = 23
+	DatapathStatSTAT_REFUSED_HANDED       DatapathStat = 24
+	DatapathStatSTAT_REFUSED_BIND         DatapathStat = 25
+	DatapathStatSTAT_REFUSED_SCTP         DatapathStat = 26
+	DatapathStatSTAT_MAX                  DatapathStat = 27
 )
 
 type DatapathStranger struct {
@@ -144,6 +196,25 @@ type DatapathStranger struct {
 	ExecId     uint64
 	Generation uint64
 }
+
+type DatapathStray struct {
+	_      structs.HostLayout
+	Kind   DatapathStrayKind
+	App    uint32
+	Tgid   uint32
+	Link   uint32
+	Flow   DatapathFlow
+	Cookie uint64
+}
+
+type DatapathStrayKind uint32
+
+const (
+	DatapathStrayKindSTRAY_FLOW     DatapathStrayKind = 1
+	DatapathStrayKindSTRAY_QUEUED   DatapathStrayKind = 2
+	DatapathStrayKindSTRAY_LISTENER DatapathStrayKind = 3
+	DatapathStrayKindSTRAY_ENDED    DatapathStrayKind = 4
+)
 
 type DatapathVerdict uint32
 
@@ -157,35 +228,50 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	DatapathMapAddresses   = "addresses"
-	DatapathMapApps        = "apps"
-	DatapathMapEvents      = "events"
-	DatapathMapInner       = "inner"
-	DatapathMapLabels      = "labels"
-	DatapathMapLinks       = "links"
-	DatapathMapNames       = "names"
-	DatapathMapNotes       = "notes"
-	DatapathMapOuter       = "outer"
-	DatapathMapOverflow    = "overflow"
-	DatapathMapRefused     = "refused"
-	DatapathMapRequests    = "requests"
-	DatapathMapRules       = "rules"
-	DatapathMapSettings    = "settings"
-	DatapathMapStats       = "stats"
-	DatapathMapUnlisted    = "unlisted"
-	DatapathProgOnEgress   = "on_egress"
-	DatapathProgOnExec     = "on_exec"
-	DatapathProgOnExit     = "on_exit"
-	DatapathProgOnFork     = "on_fork"
-	DatapathProgOnIngress  = "on_ingress"
-	DatapathProgOnNewtask  = "on_newtask"
-	DatapathProgOnSocket   = "on_socket"
-	DatapathProgWalkAssign = "walk_assign"
-	DatapathProgWalkList   = "walk_list"
-	DatapathProgWalkNote   = "walk_note"
-	DatapathProgWalkSeed   = "walk_seed"
-	DatapathVarAsksNetns   = "asks_netns"
-	DatapathVarDeafPercent = "deaf_percent"
+	DatapathMapAddresses    = "addresses"
+	DatapathMapApps         = "apps"
+	DatapathMapCut          = "cut"
+	DatapathMapEvents       = "events"
+	DatapathMapInner        = "inner"
+	DatapathMapLabels       = "labels"
+	DatapathMapLinks        = "links"
+	DatapathMapMptcp        = "mptcp"
+	DatapathMapNames        = "names"
+	DatapathMapNotes        = "notes"
+	DatapathMapOuter        = "outer"
+	DatapathMapOverflow     = "overflow"
+	DatapathMapPlaces       = "places"
+	DatapathMapRefused      = "refused"
+	DatapathMapRequests     = "requests"
+	DatapathMapRules        = "rules"
+	DatapathMapSettings     = "settings"
+	DatapathMapStats        = "stats"
+	DatapathMapUnlisted     = "unlisted"
+	DatapathProgOnBind4     = "on_bind4"
+	DatapathProgOnBind6     = "on_bind6"
+	DatapathProgOnConnect4  = "on_connect4"
+	DatapathProgOnConnect6  = "on_connect6"
+	DatapathProgOnEgress    = "on_egress"
+	DatapathProgOnExec      = "on_exec"
+	DatapathProgOnExit      = "on_exit"
+	DatapathProgOnFork      = "on_fork"
+	DatapathProgOnIngress   = "on_ingress"
+	DatapathProgOnNewtask   = "on_newtask"
+	DatapathProgOnSendmsg4  = "on_sendmsg4"
+	DatapathProgOnSendmsg6  = "on_sendmsg6"
+	DatapathProgOnSocket    = "on_socket"
+	DatapathProgOnTunnel    = "on_tunnel"
+	DatapathProgWalkAssign  = "walk_assign"
+	DatapathProgWalkDisown  = "walk_disown"
+	DatapathProgWalkHolders = "walk_holders"
+	DatapathProgWalkList    = "walk_list"
+	DatapathProgWalkNote    = "walk_note"
+	DatapathProgWalkSeed    = "walk_seed"
+	DatapathProgWalkSubflow = "walk_subflow"
+	DatapathProgWalkTcp     = "walk_tcp"
+	DatapathProgWalkUdp     = "walk_udp"
+	DatapathVarAsksNetns    = "asks_netns"
+	DatapathVarDeafPercent  = "deaf_percent"
 )
 
 // LoadDatapath returns the embedded CollectionSpec for Datapath.
@@ -230,17 +316,29 @@ type DatapathSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathProgramSpecs struct {
-	OnEgress   *ebpf.ProgramSpec `ebpf:"on_egress"`
-	OnExec     *ebpf.ProgramSpec `ebpf:"on_exec"`
-	OnExit     *ebpf.ProgramSpec `ebpf:"on_exit"`
-	OnFork     *ebpf.ProgramSpec `ebpf:"on_fork"`
-	OnIngress  *ebpf.ProgramSpec `ebpf:"on_ingress"`
-	OnNewtask  *ebpf.ProgramSpec `ebpf:"on_newtask"`
-	OnSocket   *ebpf.ProgramSpec `ebpf:"on_socket"`
-	WalkAssign *ebpf.ProgramSpec `ebpf:"walk_assign"`
-	WalkList   *ebpf.ProgramSpec `ebpf:"walk_list"`
-	WalkNote   *ebpf.ProgramSpec `ebpf:"walk_note"`
-	WalkSeed   *ebpf.ProgramSpec `ebpf:"walk_seed"`
+	OnBind4     *ebpf.ProgramSpec `ebpf:"on_bind4"`
+	OnBind6     *ebpf.ProgramSpec `ebpf:"on_bind6"`
+	OnConnect4  *ebpf.ProgramSpec `ebpf:"on_connect4"`
+	OnConnect6  *ebpf.ProgramSpec `ebpf:"on_connect6"`
+	OnEgress    *ebpf.ProgramSpec `ebpf:"on_egress"`
+	OnExec      *ebpf.ProgramSpec `ebpf:"on_exec"`
+	OnExit      *ebpf.ProgramSpec `ebpf:"on_exit"`
+	OnFork      *ebpf.ProgramSpec `ebpf:"on_fork"`
+	OnIngress   *ebpf.ProgramSpec `ebpf:"on_ingress"`
+	OnNewtask   *ebpf.ProgramSpec `ebpf:"on_newtask"`
+	OnSendmsg4  *ebpf.ProgramSpec `ebpf:"on_sendmsg4"`
+	OnSendmsg6  *ebpf.ProgramSpec `ebpf:"on_sendmsg6"`
+	OnSocket    *ebpf.ProgramSpec `ebpf:"on_socket"`
+	OnTunnel    *ebpf.ProgramSpec `ebpf:"on_tunnel"`
+	WalkAssign  *ebpf.ProgramSpec `ebpf:"walk_assign"`
+	WalkDisown  *ebpf.ProgramSpec `ebpf:"walk_disown"`
+	WalkHolders *ebpf.ProgramSpec `ebpf:"walk_holders"`
+	WalkList    *ebpf.ProgramSpec `ebpf:"walk_list"`
+	WalkNote    *ebpf.ProgramSpec `ebpf:"walk_note"`
+	WalkSeed    *ebpf.ProgramSpec `ebpf:"walk_seed"`
+	WalkSubflow *ebpf.ProgramSpec `ebpf:"walk_subflow"`
+	WalkTcp     *ebpf.ProgramSpec `ebpf:"walk_tcp"`
+	WalkUdp     *ebpf.ProgramSpec `ebpf:"walk_udp"`
 }
 
 // DatapathMapSpecs contains maps before they are loaded into the kernel.
@@ -249,14 +347,17 @@ type DatapathProgramSpecs struct {
 type DatapathMapSpecs struct {
 	Addresses *ebpf.MapSpec `ebpf:"addresses"`
 	Apps      *ebpf.MapSpec `ebpf:"apps"`
+	Cut       *ebpf.MapSpec `ebpf:"cut"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
 	Inner     *ebpf.MapSpec `ebpf:"inner"`
 	Labels    *ebpf.MapSpec `ebpf:"labels"`
 	Links     *ebpf.MapSpec `ebpf:"links"`
+	Mptcp     *ebpf.MapSpec `ebpf:"mptcp"`
 	Names     *ebpf.MapSpec `ebpf:"names"`
 	Notes     *ebpf.MapSpec `ebpf:"notes"`
 	Outer     *ebpf.MapSpec `ebpf:"outer"`
 	Overflow  *ebpf.MapSpec `ebpf:"overflow"`
+	Places    *ebpf.MapSpec `ebpf:"places"`
 	Refused   *ebpf.MapSpec `ebpf:"refused"`
 	Requests  *ebpf.MapSpec `ebpf:"requests"`
 	Rules     *ebpf.MapSpec `ebpf:"rules"`
@@ -295,14 +396,17 @@ func (o *DatapathObjects) Close() error {
 type DatapathMaps struct {
 	Addresses *ebpf.Map `ebpf:"addresses"`
 	Apps      *ebpf.Map `ebpf:"apps"`
+	Cut       *ebpf.Map `ebpf:"cut"`
 	Events    *ebpf.Map `ebpf:"events"`
 	Inner     *ebpf.Map `ebpf:"inner"`
 	Labels    *ebpf.Map `ebpf:"labels"`
 	Links     *ebpf.Map `ebpf:"links"`
+	Mptcp     *ebpf.Map `ebpf:"mptcp"`
 	Names     *ebpf.Map `ebpf:"names"`
 	Notes     *ebpf.Map `ebpf:"notes"`
 	Outer     *ebpf.Map `ebpf:"outer"`
 	Overflow  *ebpf.Map `ebpf:"overflow"`
+	Places    *ebpf.Map `ebpf:"places"`
 	Refused   *ebpf.Map `ebpf:"refused"`
 	Requests  *ebpf.Map `ebpf:"requests"`
 	Rules     *ebpf.Map `ebpf:"rules"`
@@ -315,14 +419,17 @@ func (m *DatapathMaps) Close() error {
 	return _DatapathClose(
 		m.Addresses,
 		m.Apps,
+		m.Cut,
 		m.Events,
 		m.Inner,
 		m.Labels,
 		m.Links,
+		m.Mptcp,
 		m.Names,
 		m.Notes,
 		m.Outer,
 		m.Overflow,
+		m.Places,
 		m.Refused,
 		m.Requests,
 		m.Rules,
@@ -344,32 +451,56 @@ type DatapathVariables struct {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathPrograms struct {
-	OnEgress   *ebpf.Program `ebpf:"on_egress"`
-	OnExec     *ebpf.Program `ebpf:"on_exec"`
-	OnExit     *ebpf.Program `ebpf:"on_exit"`
-	OnFork     *ebpf.Program `ebpf:"on_fork"`
-	OnIngress  *ebpf.Program `ebpf:"on_ingress"`
-	OnNewtask  *ebpf.Program `ebpf:"on_newtask"`
-	OnSocket   *ebpf.Program `ebpf:"on_socket"`
-	WalkAssign *ebpf.Program `ebpf:"walk_assign"`
-	WalkList   *ebpf.Program `ebpf:"walk_list"`
-	WalkNote   *ebpf.Program `ebpf:"walk_note"`
-	WalkSeed   *ebpf.Program `ebpf:"walk_seed"`
+	OnBind4     *ebpf.Program `ebpf:"on_bind4"`
+	OnBind6     *ebpf.Program `ebpf:"on_bind6"`
+	OnConnect4  *ebpf.Program `ebpf:"on_connect4"`
+	OnConnect6  *ebpf.Program `ebpf:"on_connect6"`
+	OnEgress    *ebpf.Program `ebpf:"on_egress"`
+	OnExec      *ebpf.Program `ebpf:"on_exec"`
+	OnExit      *ebpf.Program `ebpf:"on_exit"`
+	OnFork      *ebpf.Program `ebpf:"on_fork"`
+	OnIngress   *ebpf.Program `ebpf:"on_ingress"`
+	OnNewtask   *ebpf.Program `ebpf:"on_newtask"`
+	OnSendmsg4  *ebpf.Program `ebpf:"on_sendmsg4"`
+	OnSendmsg6  *ebpf.Program `ebpf:"on_sendmsg6"`
+	OnSocket    *ebpf.Program `ebpf:"on_socket"`
+	OnTunnel    *ebpf.Program `ebpf:"on_tunnel"`
+	WalkAssign  *ebpf.Program `ebpf:"walk_assign"`
+	WalkDisown  *ebpf.Program `ebpf:"walk_disown"`
+	WalkHolders *ebpf.Program `ebpf:"walk_holders"`
+	WalkList    *ebpf.Program `ebpf:"walk_list"`
+	WalkNote    *ebpf.Program `ebpf:"walk_note"`
+	WalkSeed    *ebpf.Program `ebpf:"walk_seed"`
+	WalkSubflow *ebpf.Program `ebpf:"walk_subflow"`
+	WalkTcp     *ebpf.Program `ebpf:"walk_tcp"`
+	WalkUdp     *ebpf.Program `ebpf:"walk_udp"`
 }
 
 func (p *DatapathPrograms) Close() error {
 	return _DatapathClose(
+		p.OnBind4,
+		p.OnBind6,
+		p.OnConnect4,
+		p.OnConnect6,
 		p.OnEgress,
 		p.OnExec,
 		p.OnExit,
 		p.OnFork,
 		p.OnIngress,
 		p.OnNewtask,
+		p.OnSendmsg4,
+		p.OnSendmsg6,
 		p.OnSocket,
+		p.OnTunnel,
 		p.WalkAssign,
+		p.WalkDisown,
+		p.WalkHolders,
 		p.WalkList,
 		p.WalkNote,
 		p.WalkSeed,
+		p.WalkSubflow,
+		p.WalkTcp,
+		p.WalkUdp,
 	)
 }
 

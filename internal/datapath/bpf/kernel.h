@@ -32,24 +32,69 @@ struct path {
 	struct dentry *dentry;
 };
 
+struct in6_addr {
+	union {
+		__u32 u6_addr32[4];
+	} in6_u;
+};
+
 struct sock_common {
+	__u32 skc_daddr;
+	__u32 skc_rcv_saddr;
+	__u16 skc_dport; /* network order */
+	__u16 skc_num; /* host order */
 	__u16 skc_family;
+	volatile unsigned char skc_state;
+	int skc_bound_dev_if;
 	struct {
 		struct net *net;
 	} skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
 };
 
 struct net {
 	__u64 net_cookie;
 };
 
+struct socket;
+
 struct sock {
 	struct sock_common __sk_common;
+	__u16 sk_type;
+	__u16 sk_protocol;
+	unsigned char sk_userlocks : 4;
 	__u32 sk_mark;
+	struct socket *sk_socket; /* NULL until accept() has returned the connection, and once it is closed */
 };
 
 struct socket {
 	struct sock *sk;
+};
+
+struct inet_sock {
+	struct sock sk;
+};
+
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+};
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+};
+
+struct udp_sock {
+	struct inet_sock inet;
+};
+
+struct inet_timewait_sock {
+	struct sock_common __tw_common;
+	__u32 tw_mark;
+};
+
+struct tcp_timewait_sock {
+	struct inet_timewait_sock tw_sk;
 };
 
 struct file {
@@ -121,10 +166,56 @@ struct bpf_iter__task_file {
 	struct file *file;
 };
 
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+};
+
+struct bpf_iter__udp {
+	struct bpf_iter_meta *meta;
+	struct udp_sock *udp_sk;
+};
+
 #pragma clang attribute pop
 
 #define CLONE_THREAD 0x00010000 /* include/uapi/linux/sched.h */
 #define AF_INET 2
 #define AF_INET6 10
+#define AF_PACKET 17
+
+#define SOCK_STREAM 1 /* include/linux/net.h */
+#define SOCK_RAW 3
+
+#define IPPROTO_ICMP 1
+#define IPPROTO_TCP 6 /* include/uapi/linux/in.h */
+#define IPPROTO_UDP 17
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_SCTP 132
+#define IPPROTO_MPTCP 262
+
+#define ICMP_DEST_UNREACH 3 /* include/uapi/linux/icmp{,v6}.h */
+#define ICMPV6_DEST_UNREACH 1
+
+#define SOL_SOCKET 1 /* include/uapi/asm-generic/socket.h */
+#define SO_MARK 36
+
+#define EPERM 1 /* include/uapi/asm-generic/errno{-base,}.h */
+#define EPROTONOSUPPORT 93
+#define EADDRNOTAVAIL 99
+#define ENETUNREACH 101
+
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86DD
+
+#define SOCK_BINDPORT_LOCK 8 /* include/net/sock.h: the program chose the port */
+
+#define LOOPBACK_IFINDEX 1 /* include/net/flow.h: lo is the first interface of every network namespace */
+
+/* include/net/tcp_states.h; a connected UDP socket is TCP_ESTABLISHED */
+#define TCP_ESTABLISHED 1
+#define TCP_TIME_WAIT 6
+#define TCP_CLOSE_WAIT 8
+#define TCP_LISTEN 10
+#define TCP_NEW_SYN_RECV 12
 
 #endif

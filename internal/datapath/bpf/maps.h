@@ -121,7 +121,7 @@ struct {
 	__type(value, struct note);
 } notes SEC(".maps");
 
-/* links: the interfaces that excluded programs may use: all but the tunnels. The value means nothing.
+/* links: the interfaces that excluded programs may use: all but the tunnels. The value is LINK_OUTSIDE.
  *
  * Writer: the agent, before it changes the routing. Reader: the guard (every packet).
  * Full:   the agent's write fails, and excluded programs can't use that link.
@@ -135,9 +135,9 @@ struct {
 	__type(value, __u32);
 } links SEC(".maps");
 
-/* addresses: this machine's on those links, and on no tunnel. The value means nothing.
+/* addresses: this machine's on uplinks (ADDRESS_OUTSIDE) and on tunnels (ADDRESS_INSIDE). Those on both are missing.
  *
- * Writer: the agent. Reader: the guard (raw sockets' packets). Full: the agent's write fails. Pinned.
+ * Writer: the agent. Reader: the guard, the bind hook. Full: the agent's write fails. Pinned.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -146,6 +146,45 @@ struct {
 	__type(key, struct address);
 	__type(value, __u32);
 } addresses SEC(".maps");
+
+/* places: what is local, and which hosts are outside by name (PLACE_*).
+ *
+ * Writer: the agent. Reader: the guard where a socket's app has changed sides and in strict mode, the call hooks, the
+ *         stray walks. Full: the agent's write fails. Pinned.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 14);
+	__type(key, struct prefix);
+	__type(value, __u32);
+} places SEC(".maps");
+
+/* cut: the two ends of connections that were closed on the wrong side: what their peers still send must not be answered.
+ * Of UDP also without the ports, as what names an ICMP error.
+ *
+ * Writer: the stray walks. Reader: the guard (the kernel's own answers only).
+ * Full:   the least recently used goes, and its answer: a reset that says nothing but that there is no connection.
+ * Pinned.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 15);
+	__type(key, struct flow);
+	__type(value, __u32); /* 1 */
+} cut SEC(".maps");
+
+/* mptcp: whose the MPTCP sockets are that the note walk has found, by their two ends.
+ *
+ * Writer: the note and disown walks; the agent empties it before them. Reader: the subflow walk.
+ * Full:   the least recently used goes, and its subflow without a note. Not pinned.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 12);
+	__type(key, struct flow);
+	__type(value, struct owner);
+} mptcp SEC(".maps");
 
 /* requests: the process that the assign walk is about. Writer: the agent. Reader: assign. Not pinned. */
 struct {
@@ -187,7 +226,7 @@ struct {
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 19);
+	__uint(max_entries, 1 << 20);
 	__type(value, struct event); /* for bpf2go; the loader leaves it out */
 } events SEC(".maps");
 

@@ -14,9 +14,6 @@
 #define ALLOW 1
 #define REFUSE 0 /* socket() fails with EPERM */
 
-#define IPPROTO_MPTCP 262 /* include/uapi/linux/in.h */
-#define EPROTONOSUPPORT 93 /* include/uapi/asm-generic/errno.h */
-
 static __always_inline int refuse(struct task_struct *t, __u32 app, __u32 stat)
 {
 	count(stat);
@@ -61,8 +58,20 @@ static __always_inline int heal(const struct config *cfg, struct task_struct *t,
 	return 0;
 }
 
+/* know finds out which apps the calling process belongs to. It returns -1 if that can't be kept, so that the process must
+ * not talk.
+ */
+static __always_inline int know(const struct config *cfg, struct task_struct *t, struct label *l)
+{
+	int had = read_label(t->tgid, t->group_leader->start_boottime, l);
+
+	if (had == FOUND_LABEL && l->exec_id == t->self_exec_id)
+		return 0;
+	return heal(cfg, t, had, l);
+}
+
 /* note_socket remembers whose socket it is. */
-static __always_inline int note_socket(struct bpf_sock *sk, const struct label *l, __u32 born)
+static __always_inline int note_socket(struct bpf_sock *sk, struct task_struct *t, const struct label *l, __u32 born)
 {
 	struct note *n = bpf_sk_storage_get(&notes, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 
@@ -70,7 +79,24 @@ static __always_inline int note_socket(struct bpf_sock *sk, const struct label *
 		return -1;
 	n->apps = l->apps;
 	n->born = born;
+	n->tgid = t->tgid;
+	n->walked = 0;
+	n->reborn = 0;
 	return 0;
+}
+
+/* lacks_mark reports whether the kernel gives what comes of such a socket neither mark nor note: the subflows of MPTCP, the
+ * connections that SCTP accepts. Programs that ask for MPTCP fall back to TCP.
+ */
+static __always_inline int lacks_mark(__u32 protocol)
+{
+	if (protocol == IPPROTO_MPTCP)
+		count(STAT_REFUSED_MPTCP);
+	else if (protocol == IPPROTO_SCTP)
+		count(STAT_REFUSED_SCTP);
+	else
+		return 0;
+	return 1;
 }
 
 SEC("cgroup/sock_create")
@@ -81,14 +107,12 @@ int on_socket(struct bpf_sock *sk)
 	struct label l = {};
 	__u32 exit, app;
 	__u64 verdict;
-	int had;
 
 	if (!cfg || bpf_get_netns_cookie(sk) != cfg->netns_cookie || !t->mm)
 		return ALLOW;
 	if (known_stranger(cfg, t))
 		return ALLOW;
-	had = read_label(t->tgid, t->group_leader->start_boottime, &l);
-	if ((had != FOUND_LABEL || l.exec_id != t->self_exec_id) && heal(cfg, t, had, &l))
+	if (know(cfg, t, &l))
 		return refuse(t, 0, STAT_REFUSED_UNDECIDED);
 	if (!l.apps.apps[0])
 		return ALLOW;
@@ -96,21 +120,19 @@ int on_socket(struct bpf_sock *sk)
 	exit = verdict;
 	app = l.apps.apps[verdict >> 32 & (APPS_MAX - 1)];
 	if (exit == EXIT_DEFAULT) {
-		if (note_socket(sk, &l, exit))
+		if (note_socket(sk, t, &l, exit))
 			count(STAT_NOTES_FAILED);
 		return ALLOW;
 	}
 	if (exit == EXIT_BLOCKED)
 		return refuse(t, app, STAT_REFUSED_BLOCKED);
-	if (sk->protocol == IPPROTO_MPTCP) {
-		/* The kernel makes its subflows, without mark and note. Programs that ask for MPTCP fall back to TCP. */
-		count(STAT_REFUSED_MPTCP);
+	if (lacks_mark(sk->protocol)) {
 		bpf_set_retval(-EPROTONOSUPPORT);
 		return REFUSE;
 	}
 	if (sk->mark & ~cfg->mark_mask)
 		return refuse(t, app, STAT_REFUSED_FOREIGN_MARK);
-	if (note_socket(sk, &l, exit))
+	if (note_socket(sk, t, &l, exit))
 		return refuse(t, app, STAT_REFUSED_NO_NOTE);
 	sk->mark = exit << (cfg->mark_shift & 31) & cfg->mark_mask;
 	count(STAT_SOCKETS_OUTSIDE);

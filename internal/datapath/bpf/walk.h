@@ -8,6 +8,7 @@
 #define SIDESTEP_WALK_H
 
 #include "label.h"
+#include "stray.h"
 
 /* speaks picks one task for each process: the leader, or any thread once the leader has left its memory behind. */
 static __always_inline int speaks(struct task_struct *t)
@@ -98,31 +99,41 @@ int walk_assign(struct bpf_iter__task *ctx)
 	return 0;
 }
 
-/* note gives every open socket of a labelled process its note, so that a later change of sides knows it. */
-SEC("iter/task_file")
-int walk_note(struct bpf_iter__task_file *ctx)
+/* socket_of is the IPv4 or IPv6 socket of our network namespace that a file is, if it is one. */
+static __always_inline struct sock *socket_of(const struct config *cfg, struct file *file)
 {
-	const struct config *cfg = get_config();
-	struct task_struct *t = ctx->task;
-	struct file *file = ctx->file;
-	struct socket *socket;
-	struct label l;
+	struct socket *socket = bpf_sock_from_file(file);
 	struct sock *sk;
-	struct note *n;
 	__u16 family;
 
-	if (!cfg || !t || !file)
-		return 0;
-	socket = bpf_sock_from_file(file);
 	if (!socket)
-		return 0;
-	if (!read_label(t->tgid, t->group_leader->start_boottime, &l) || !l.apps.apps[0])
-		return 0;
+		return NULL;
 	sk = socket->sk;
 	if (!sk)
-		return 0;
+		return NULL;
 	family = sk->__sk_common.skc_family;
 	if ((family != AF_INET && family != AF_INET6) || sk->__sk_common.skc_net.net->net_cookie != cfg->netns_cookie)
+		return NULL;
+	return sk;
+}
+
+/* has_owner reports whether a socket has a note that somebody else's label must not replace. */
+static __always_inline int has_owner(const struct note *n, __u32 tgid)
+{
+	struct list living = {};
+
+	if (n->tgid == tgid)
+		return 0;
+	list_add_living(&living, &n->apps);
+	return living.apps[0] != 0;
+}
+
+/* note_held notes that a socket is a process's. */
+static __noinline int note_held(const struct config *cfg, struct sock *sk, __u32 tgid, const struct list *apps)
+{
+	struct note *n;
+
+	if (!sk || !cfg)
 		return 0;
 	n = bpf_sk_storage_get(&notes, sk, NULL, 0);
 	if (!n) {
@@ -131,11 +142,167 @@ int walk_note(struct bpf_iter__task_file *ctx)
 			count(STAT_NOTES_FAILED);
 			return 0;
 		}
-		n->born = (sk->sk_mark & cfg->mark_mask) >> (cfg->mark_shift & 31);
+		n->born = side_of_mark(cfg, sk->sk_mark);
+		n->walked = 1;
 		count(STAT_SOCKETS_NOTED);
+	} else if (has_owner(n, tgid)) {
+		return 0;
 	}
-	n->apps = l.apps;
+	n->apps = *apps;
+	n->tgid = tgid;
 	return 0;
+}
+
+/* remember_mptcp keeps whose an MPTCP socket is, for the walk over subflows. */
+static __noinline int remember_mptcp(struct sock *sk, __u32 tgid, const struct list *apps)
+{
+	struct flow f = {};
+	struct owner o = { .apps = *apps, .tgid = tgid };
+
+	if (!sk)
+		return 0;
+	read_flow(&sk->__sk_common, 0, &f);
+	if (bpf_map_update_elem(&mptcp, &f, &o, BPF_ANY))
+		count(STAT_NOTES_FAILED);
+	return 0;
+}
+
+static __noinline int forget_mptcp(struct sock *sk)
+{
+	struct flow f = {};
+
+	if (!sk)
+		return 0;
+	read_flow(&sk->__sk_common, 0, &f);
+	bpf_map_delete_elem(&mptcp, &f); /* another holder may have been first */
+	return 0;
+}
+
+/* is_labelled reports whether a process belongs to an app that the policy knows, and reads its label. */
+static __always_inline int is_labelled(struct task_struct *t, struct label *l)
+{
+	if (!read_label(t->tgid, t->group_leader->start_boottime, l))
+		return 0;
+	list_keep_living(&l->apps);
+	return l->apps.apps[0] != 0;
+}
+
+/* note gives every open socket of a labelled process its note, so that a later change of sides knows it. */
+SEC("iter/task_file")
+int walk_note(struct bpf_iter__task_file *ctx)
+{
+	const struct config *cfg = get_config();
+	struct task_struct *t = ctx->task;
+	struct file *file = ctx->file;
+	struct label l;
+	struct sock *sk;
+
+	if (!cfg || !t || !file)
+		return 0;
+	sk = socket_of(cfg, file);
+	if (!sk)
+		return 0;
+	if (!is_labelled(t, &l))
+		return 0;
+	note_held(cfg, sk, t->tgid, &l.apps);
+	if (sk->sk_protocol == IPPROTO_MPTCP)
+		remember_mptcp(sk, t->tgid, &l.apps);
+	return 0;
+}
+
+/* disown takes back what note has just guessed of a socket that a process of no app holds too: nobody knows who made it,
+ * and an included program must not lose its connection.
+ */
+SEC("iter/task_file")
+int walk_disown(struct bpf_iter__task_file *ctx)
+{
+	const struct config *cfg = get_config();
+	struct task_struct *t = ctx->task;
+	struct file *file = ctx->file;
+	struct note *n;
+	struct label l;
+	struct sock *sk;
+
+	if (!cfg || !t || !file)
+		return 0;
+	sk = socket_of(cfg, file);
+	if (!sk)
+		return 0;
+	n = bpf_sk_storage_get(&notes, sk, NULL, 0);
+	if (!n || !n->walked)
+		return 0;
+	if (is_labelled(t, &l))
+		return 0;
+	if (bpf_sk_storage_delete(&notes, sk))
+		count(STAT_HELPER_FAILED);
+	if (sk->sk_protocol == IPPROTO_MPTCP)
+		forget_mptcp(sk);
+	return 0;
+}
+
+/* subflow notes what carries an MPTCP socket: the kernel's own TCP socket, which has the same two ends and no file. */
+SEC("iter/tcp")
+int walk_subflow(struct bpf_iter__tcp *ctx)
+{
+	const struct config *cfg = get_config();
+	struct sock_common *skc = ctx->sk_common;
+	struct tcp_sock *tp;
+	struct flow f = {};
+	struct owner *o;
+
+	if (!cfg || !skc)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(skc);
+	if (!tp)
+		return 0;
+	read_flow(skc, 0, &f);
+	o = bpf_map_lookup_elem(&mptcp, &f);
+	if (o)
+		note_held(cfg, &tp->inet_conn.icsk_inet.sk, o->tgid, &o->apps);
+	return 0;
+}
+
+/* write_holder is a function of its own so that its argument's type is in the object, for bpf2go. */
+static __noinline int write_holder(struct seq_file *seq, const struct holder *h)
+{
+	return bpf_seq_write(seq, h, sizeof(*h));
+}
+
+/* stays reports whether a socket may live on when everything is taken back: it listens, or its peer is local. */
+static __always_inline int stays(const struct sock *sk)
+{
+	struct flow f = {};
+
+	read_flow(&sk->__sk_common, sk->sk_protocol, &f);
+	if (sk->sk_type == SOCK_STREAM)
+		return 1; /* what is left of them after the stray walk */
+	return sk->__sk_common.skc_state == TCP_ESTABLISHED && place_of(&f.remote) == PLACE_LOCAL;
+}
+
+/* holders lists who holds the sockets that were made outside. */
+SEC("iter/task_file")
+int walk_holders(struct bpf_iter__task_file *ctx)
+{
+	const struct config *cfg = get_config();
+	struct task_struct *t = ctx->task;
+	struct file *file = ctx->file;
+	struct holder h = {};
+	struct note *n;
+	struct sock *sk;
+
+	if (!cfg || !t || !file)
+		return 0;
+	sk = socket_of(cfg, file);
+	if (!sk)
+		return 0;
+	n = bpf_sk_storage_get(&notes, sk, NULL, 0);
+	if (!n || (n->born != EXIT_OUTSIDE && side_of_mark(cfg, sk->sk_mark) != EXIT_OUTSIDE))
+		return 0;
+	h.cookie = bpf_get_socket_cookie(sk);
+	h.pid = t->pid;
+	h.fd = ctx->fd;
+	h.stays = stays(sk);
+	return write_holder(ctx->meta->seq, &h) != 0;
 }
 
 /* write_process is a function of its own so that its argument's type is in the object, for bpf2go. */

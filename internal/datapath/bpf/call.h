@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What a process does with a socket: bind, connect, sendto. The caller may be another than the one that made the socket,
+ * or the same one on another side than then.
+ *
+ * Invariant: after these hooks the socket is on the caller's side, or the call is about a local place, or it has failed.
+ * An unused socket goes where the caller is: nothing has been said with it, and it has no port that anybody knows. The
+ * hooks do not see what is sent on a socket that is connected: there the guard is alone, and goes by the maker.
+ */
+#ifndef SIDESTEP_CALL_H
+#define SIDESTEP_CALL_H
+
+#include "side.h"
+#include "socket.h"
+
+enum call { BIND, CONNECT, SEND };
+
+/* fail makes the call fail with an error that says why. */
+static __always_inline int fail(struct task_struct *t, __u32 app, __u32 stat, int error)
+{
+	bpf_set_retval(-error);
+	return refuse(t, app, stat);
+}
+
+/* is_unused reports whether a socket has no port: it was never bound, connected or sent from. One that was closed since
+ * may have got another port by trying to send; its old one is gone.
+ */
+static __always_inline int is_unused(struct bpf_sock *sk, const struct note *n)
+{
+	return !sk->src_port || (n && n->reborn && !sk->dst_port);
+}
+
+/* move puts an unused socket on the caller's side. */
+static __always_inline int move(struct bpf_sock_addr *ctx, const struct config *cfg, struct task_struct *t,
+				const struct label *l, __u32 side)
+{
+	__u32 mark = mark_for(cfg, ctx->sk->mark, side);
+
+	if (lacks_mark(ctx->sk->protocol))
+		return -1;
+	if (note_socket(ctx->sk, t, l, side)) {
+		count(STAT_NOTES_FAILED);
+		return -1;
+	}
+	if (bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark))) {
+		count(STAT_HELPER_FAILED);
+		return -1;
+	}
+	count(STAT_SOCKETS_MOVED);
+	return 0;
+}
+
+/* agrees reports whether a socket is on the side that the caller is on, for all that is known of it. */
+static __always_inline int agrees(const struct config *cfg, struct bpf_sock *sk, const struct note *n, __u32 side)
+{
+	if (!n)
+		return side == EXIT_DEFAULT; /* a mark without a note is not ours, or its owner's own business */
+	return is_steady(cfg, n, sk->mark, side) && (__u32)list_exit(&n->apps) == side;
+}
+
+/* decide says what becomes of a call by a process with this label; a is the address that it names. */
+static __always_inline int decide(struct bpf_sock_addr *ctx, const struct label *l, const struct address *a,
+				  enum call call)
+{
+	struct task_struct *t = bpf_get_current_task_btf();
+	const struct config *cfg = get_config();
+	__u64 verdict = list_exit(&l->apps);
+	__u32 app = l->apps.apps[verdict >> 32 & (APPS_MAX - 1)];
+	struct bpf_sock *sk = ctx->sk;
+	__u32 side = verdict;
+	struct note *n;
+	__u32 link;
+
+	if (!cfg || !sk)
+		return ALLOW;
+	if (side == EXIT_BLOCKED)
+		return refuse(t, app, STAT_REFUSED_BLOCKED);
+	n = bpf_sk_storage_get(&notes, sk, NULL, 0);
+	if (!agrees(cfg, sk, n, side)) {
+		if (call != SEND && is_unused(sk, n)) {
+			if (move(ctx, cfg, t, l, side))
+				return refuse(t, app, STAT_REFUSED_NO_NOTE);
+		} else if (call != BIND && place_of(a) != PLACE_LOCAL) {
+			return refuse(t, app, STAT_REFUSED_HANDED);
+		}
+	}
+	if (side != EXIT_OUTSIDE)
+		return ALLOW;
+	if (call == BIND && whose_address(a) == ADDRESS_INSIDE)
+		return fail(t, app, STAT_REFUSED_BIND, EADDRNOTAVAIL);
+	link = sk->bound_dev_if;
+	if (call == CONNECT && link && !is_permitted(link))
+		return fail(t, app, STAT_REFUSED_BIND, ENETUNREACH);
+	return ALLOW;
+}
+
+/* Functions of their own, so that their frames do not lie below the deep ones of classifying the caller; and two, because
+ * each program may read the address of its own family only.
+ */
+static __noinline int decide4(struct bpf_sock_addr *ctx, const struct label *l, enum call call)
+{
+	struct address a;
+
+	set_ip4(&a, ctx->user_ip4);
+	return decide(ctx, l, &a, call);
+}
+
+static __noinline int decide6(struct bpf_sock_addr *ctx, const struct label *l, enum call call)
+{
+	struct address a;
+
+	a.word[0] = ctx->user_ip6[0];
+	a.word[1] = ctx->user_ip6[1];
+	a.word[2] = ctx->user_ip6[2];
+	a.word[3] = ctx->user_ip6[3];
+	return decide(ctx, l, &a, call);
+}
+
+/* concerns reports whether a call is by, or with a socket of, a process that some app names. */
+static __always_inline int concerns(struct bpf_sock_addr *ctx, const struct config *cfg, struct task_struct *t)
+{
+	if (!cfg || !ctx->sk || bpf_get_netns_cookie(ctx) != cfg->netns_cookie || !t->mm)
+		return 0;
+	return !known_stranger(cfg, t) || bpf_sk_storage_get(&notes, ctx->sk, NULL, 0);
+}
+
+/* CLAIM is the body of a hook. Nearly every call ends at its first line. */
+#define CLAIM(ctx, decide, call)                                                                                       \
+	const struct config *cfg = get_config();                                                                       \
+	struct task_struct *t = bpf_get_current_task_btf();                                                            \
+	struct label l = {};                                                                                           \
+                                                                                                                       \
+	if (!concerns(ctx, cfg, t))                                                                                    \
+		return ALLOW;                                                                                          \
+	if (know(cfg, t, &l))                                                                                          \
+		return refuse(t, 0, STAT_REFUSED_UNDECIDED);                                                           \
+	return decide(ctx, &l, call)
+
+SEC("cgroup/bind4")
+int on_bind4(struct bpf_sock_addr *ctx)
+{
+	CLAIM(ctx, decide4, BIND);
+}
+
+SEC("cgroup/bind6")
+int on_bind6(struct bpf_sock_addr *ctx)
+{
+	CLAIM(ctx, decide6, BIND);
+}
+
+SEC("cgroup/connect4")
+int on_connect4(struct bpf_sock_addr *ctx)
+{
+	CLAIM(ctx, decide4, CONNECT);
+}
+
+SEC("cgroup/connect6")
+int on_connect6(struct bpf_sock_addr *ctx)
+{
+	CLAIM(ctx, decide6, CONNECT);
+}
+
+SEC("cgroup/sendmsg4")
+int on_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	CLAIM(ctx, decide4, SEND);
+}
+
+SEC("cgroup/sendmsg6")
+int on_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	CLAIM(ctx, decide6, SEND);
+}
+
+#endif
