@@ -46,6 +46,9 @@ func (m *Monitor) Snapshot() (Snapshot, error) { return m.reader.Snapshot() }
 // Run calls fn with a first snapshot and then with each that differs from the one before, until ctx ends;
 // it then returns ctx's error.
 //
+// IPsec policies are listed with the rest, but a change of nothing else is not noticed. IPsec daemons add an address
+// or a route beside them.
+//
 // fn runs on Run's goroutine and may take its time: events queue up meanwhile, and if they overflow Run
 // looks again rather than guess.
 func (m *Monitor) Run(ctx context.Context, fn func(Snapshot)) error {

@@ -33,7 +33,7 @@ func OpenReader() (*Reader, error) {
 	// With strict checking the kernel filters by table. Where it does not know how, decoding does.
 	_ = unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
 	r := &Reader{sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}
-	if x, err := nl.Subscribe(unix.NETLINK_XFRM); err == nil { // a kernel without IPsec has no such socket
+	if x, err := nl.Subscribe(unix.NETLINK_XFRM); err == nil { // without IPsec there are none
 		r.sockets[unix.NETLINK_XFRM] = &nl.SocketHandle{Socket: x}
 	}
 	return r, nil

@@ -75,7 +75,7 @@ func (w *world) policyWarnings() []string {
 		if coverage(dst) > wholeSpace/2 {
 			all = append(all, fmt.Sprintf("IPsec policies without an interface take most of %s: their packets leave by the "+
 				"uplink's link and cannot be told apart there, so this is not treated as a tunnel; "+
-				"give it an XFRM interface (strongSwan: if_id_in and if_id_out)", fam))
+				"give them an XFRM interface (strongSwan: if_id_in and if_id_out)", fam))
 		}
 	}
 	return all
@@ -88,8 +88,8 @@ func (w *world) reachWarnings(p Plan) []string {
 	var all []string
 	for _, l := range w.mentioned(far) {
 		if !slices.Contains(p.Permitted, l.Index) {
-			all = append(all, fmt.Sprintf("%s carries a part only, but is of a kind that VPNs use: excluded programs do not "+
-				"reach what is behind it unless the tunnels are named and it is not among them", l.Name))
+			all = append(all, fmt.Sprintf("%s is of a kind that VPNs use, so excluded programs do not use it for the networks "+
+				"that it has routes to; to let them, name the tunnels without it", l.Name))
 		}
 	}
 	return all

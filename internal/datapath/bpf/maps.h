@@ -155,7 +155,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 14);
+	__uint(max_entries, 1 << 17);
 	__type(key, struct prefix);
 	__type(value, __u32);
 } places SEC(".maps");
