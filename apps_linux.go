@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 
 	"sidestep/api"
 	"sidestep/internal/datapath"
@@ -96,8 +97,9 @@ func (e *Engine) set(ctx context.Context, apps []app) error {
 	e.remember(apps) // events of apps that are being added must find their names
 	saved := false
 	err := e.kernel.Set(ctx, e.compile(apps), func() error {
-		saved = true
-		return e.save(apps)
+		err := e.save(apps)
+		saved = err == nil
+		return err
 	})
 	if err != nil {
 		err = e.blame(apps, err)
@@ -335,7 +337,7 @@ func admit(a policy.App) (app, error) {
 func (e *Engine) change(ctx context.Context, apps []app, named policy.Policy, added, removed []string, c *api.Changes) error {
 	if len(added)+len(removed) > 0 {
 		if err := e.set(ctx, apps); err != nil {
-			return err
+			return fmt.Errorf("change %s: %w", strings.Join(slices.Concat(added, removed), ", "), err)
 		}
 	}
 	c.Version, c.Changes = api.Version, []api.Change{}

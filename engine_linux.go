@@ -48,6 +48,7 @@ type Engine struct {
 	routed error  // why the plan is not in force
 	told   string // the network as it was last reported: of a plan that failed first, too, once it is in force
 
+	confined bool  // strict mode was in force when the network was last followed
 	unclosed error // why connections on the wrong side could not be closed; the guard stops them
 }
 

@@ -56,10 +56,11 @@ func (e *Engine) follow(ctx context.Context, snap netmon.Snapshot) error {
 	if e.routed != nil {
 		return fmt.Errorf("set rules and routes: %w", e.routed)
 	}
+	if e.strict() && !e.confined {
+		e.closeStrays(false) // what was opened before the tunnel came up
+	}
+	e.confined = e.strict()
 	if text := describe(e.plan); text != e.told {
-		if e.strict() {
-			e.closeStrays(false) // what was opened before the tunnel came up
-		}
 		e.told = text
 		e.opts.Log.Info("network", "tunnels", tunnels(e.plan), "uplink4", e.plan.Uplink4.Name, "uplink6", e.plan.Uplink6.Name)
 		e.events.send(api.Event{Kind: api.EventNetwork, Text: text})
@@ -70,13 +71,10 @@ func (e *Engine) follow(ctx context.Context, snap netmon.Snapshot) error {
 // network is what the guard has to know of the plan.
 func (e *Engine) network() datapath.Network {
 	p := e.plan
-	n := datapath.Network{
-		Links: p.Permitted, Outside: p.Outside, Inside: p.Inside, Local: p.Local, Hosts: p.Hosts, Strict: e.strict(),
+	return datapath.Network{
+		Links: p.Permitted, Closed: p.Closed, Uplink4: p.Uplink4.Index, Uplink6: p.Uplink6.Index,
+		Outside: p.Outside, Inside: p.Inside, Local: p.Local, Hosts: p.Hosts, Strict: e.strict(),
 	}
-	for _, t := range p.Tunnels {
-		n.Tunnels = append(n.Tunnels, t.Index)
-	}
-	return n
 }
 
 // strict reports whether included programs are to be kept off the uplink now.

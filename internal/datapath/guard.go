@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -22,8 +23,10 @@ type Network struct {
 	// Links are those by which the packets of excluded programs may pass. Everything else the guard takes for a tunnel:
 	// also links that appear later.
 	Links []int
-	// Tunnels are the links at whose door packets are looked at that no socket hook sees.
-	Tunnels []int
+	// Closed are the other links: at their door packets are looked at that no socket hook sees.
+	Closed []int
+	// Uplink4 and Uplink6 are where groups are joined by excluded programs that name no link; 0 where there is none.
+	Uplink4, Uplink6 int
 	// Outside are this machine's addresses on uplinks and on no tunnel, Inside the reverse.
 	Outside, Inside []netip.Addr
 	// Local is where a socket may still send whose app has changed sides. Hosts may be reached outside in strict mode, too.
@@ -49,13 +52,15 @@ func (d *Datapath) Permit(n Network) error {
 	if err := replace(d.objs.Places, placeRoles(n)); err != nil {
 		return fmt.Errorf("tell the guard what is local: %w", err)
 	}
-	if strict := map[bool]uint32{true: 1}[n.Strict]; strict != d.settings.Strict {
-		d.settings.Strict = strict
+	before := d.settings
+	d.settings.Strict = map[bool]uint32{true: 1}[n.Strict]
+	d.settings.Uplink4, d.settings.Uplink6 = uint32(n.Uplink4), uint32(n.Uplink6)
+	if d.settings != before {
 		if err := d.writeSettings(); err != nil {
 			return err
 		}
 	}
-	return d.guardTunnels(n.Tunnels)
+	return d.guardTunnels(n.Closed)
 }
 
 func linkRoles(n Network) map[uint32]uint32 {
@@ -84,6 +89,9 @@ func placeRoles(n Network) map[prefixKey]uint32 {
 	}
 	for _, p := range n.Local {
 		roles[keyOf(p)] = placeLocal
+	}
+	for _, a := range slices.Concat(n.Outside, n.Inside) {
+		roles[keyOf(netip.PrefixFrom(a, a.BitLen()))] = placeLocal // loopback by another name
 	}
 	// What a socket may call this machine (RFC 1122, 3.2.1.3; RFC 4291, 2.5.2).
 	roles[keyOf(netip.PrefixFrom(netip.IPv4Unspecified(), 32))] = placeLocal

@@ -91,6 +91,7 @@ func (d *Datapath) attachAll() error {
 		{"connect6", p.OnConnect6, ebpf.AttachCGroupInet6Connect},
 		{"sendmsg4", p.OnSendmsg4, ebpf.AttachCGroupUDP4Sendmsg},
 		{"sendmsg6", p.OnSendmsg6, ebpf.AttachCGroupUDP6Sendmsg},
+		{"setsockopt", p.OnSetsockopt, ebpf.AttachCGroupSetsockopt},
 	}
 	for _, h := range hooks {
 		// A raw link: link.AttachCgroup would fall back to an attachment that no other program can stand beside.

@@ -122,8 +122,8 @@ func (r *rig) wantGone(before []string, was objects) {
 func (r *rig) wantTraces(before []string) objects {
 	r.t.Helper()
 	o := r.objects()
-	if len(o.maps) < 10 || len(o.programs) < 5 || len(o.links) != 14 {
-		r.t.Errorf("the kernel has %v of ours, want more than 10 maps and 5 programs, and 14 links", o)
+	if len(o.maps) < 10 || len(o.programs) < 5 || len(o.links) != 15 {
+		r.t.Errorf("the kernel has %v of ours, want more than 10 maps and 5 programs, and 15 links", o)
 	}
 	now := r.footprint()
 	for _, prefix := range []string{"rule", "route", "pins", "/proc/sys/net"} {

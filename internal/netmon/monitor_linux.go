@@ -62,15 +62,15 @@ func (m *Monitor) Run(ctx context.Context, fn func(Snapshot)) error {
 		if !pending {
 			at = time.Now().Add(clockInterval)
 		}
-		changed, rules, err := m.wait(ctx, at)
+		message, err := m.wait(ctx, at)
 		before, now := clock, time.Now()
 		clock = now
 		switch {
 		case err != nil:
 			return err
-		case changed || jumped(before, now):
+		case message != nil || jumped(before, now):
 			s.change(now)
-			if rules {
+			if isUrgent(message, last) {
 				s.hurry()
 			}
 		case pending:
@@ -102,38 +102,52 @@ func (m *Monitor) look(s *settle, last **Snapshot, fn func(Snapshot)) error {
 	return nil
 }
 
-// wait returns true after an event and false at the given time. Of what an event says it matters only whether it is
-// about rules.
-func (m *Monitor) wait(ctx context.Context, until time.Time) (changed, rules bool, err error) {
+// wait returns the beginning of an event, which is empty where events were lost, or nil at the given time.
+func (m *Monitor) wait(ctx context.Context, until time.Time) ([]byte, error) {
 	if err := m.events.SetReadDeadline(until); err != nil {
-		return false, false, fmt.Errorf("wait for network events: %w", err)
+		return nil, fmt.Errorf("wait for network events: %w", err)
 	}
 	// Checked after the deadline is set: if ctx ends later, its AfterFunc comes later too and wakes the read.
 	if err := ctx.Err(); err != nil {
-		return false, false, err
+		return nil, err
 	}
-	var b [64]byte // the rest of a message is dropped
-	n, err := m.events.Read(b[:])
+	b := make([]byte, 64) // the rest of a message is dropped
+	n, err := m.events.Read(b)
 	switch {
 	case err == nil:
-		return true, aboutRules(b[:n]), nil
+		return b[:n], nil
 	case errors.Is(err, unix.ENOBUFS):
-		return true, true, nil
+		return []byte{}, nil
 	case ctx.Err() != nil:
-		return false, false, ctx.Err()
+		return nil, ctx.Err()
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return false, false, nil
+		return nil, nil
 	}
-	return false, false, fmt.Errorf("read network events: %w", err)
+	return nil, fmt.Errorf("read network events: %w", err)
 }
 
-// aboutRules reports whether a message, which starts with a struct nlmsghdr, says that a rule came or went.
-func aboutRules(message []byte) bool {
+// isUrgent reports whether an event does not bear waiting: a rule may take marked packets elsewhere, a new link may be a
+// tunnel, and nobody knows what was lost. An event starts with a struct nlmsghdr.
+func isUrgent(message []byte, last *Snapshot) bool {
 	if len(message) < unix.SizeofNlMsghdr {
+		return message != nil
+	}
+	switch binary.NativeEndian.Uint16(message[4:]) {
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		return true
+	case unix.RTM_NEWLINK:
+		return isNews(message[unix.SizeofNlMsghdr:], last)
+	}
+	return false
+}
+
+// isNews reports whether a struct ifinfomsg is of a link that the last snapshot does not have.
+func isNews(message []byte, last *Snapshot) bool {
+	if len(message) < unix.SizeofIfInfomsg || last == nil {
 		return false
 	}
-	kind := binary.NativeEndian.Uint16(message[4:])
-	return kind == unix.RTM_NEWRULE || kind == unix.RTM_DELRULE
+	_, known := last.Link(int(int32(binary.NativeEndian.Uint32(message[4:]))))
+	return !known
 }
 
 // subscribe opens a socket that has something to read after any change a snapshot would show.

@@ -3,8 +3,7 @@ package netmon
 import "time"
 
 // When to look again after a change. One change is seen after quiet; changes that keep coming are seen every
-// limit at the latest; a change of rules, which may take marked packets elsewhere, is seen at once. Looking never
-// takes more than one part in restFactor+1 of the time, however long the tables are and however fast they change.
+// limit at the latest; an urgent one, such as a change of rules, is seen at once. Looking never takes more than one part in restFactor+1 of the time, however long the tables are and however fast they change.
 const (
 	quiet      = 50 * time.Millisecond
 	limit      = 500 * time.Millisecond

@@ -24,9 +24,24 @@ func (w *world) permitted(p Plan) []int {
 	return all
 }
 
+// closed returns the links that marked packets may not use: whatever is not permitted, but loopback.
+func (w *world) closed(p Plan) []int {
+	var all []int
+	for _, l := range w.snap.Links {
+		if !l.Loopback && !slices.Contains(p.Permitted, l.Index) {
+			all = append(all, l.Index)
+		}
+	}
+	return all
+}
+
 // outside returns the addresses that belong to an uplink and to no tunnel. A tunnel without an address has the
-// uplink's as its rightful source, so there are none in a family in which no tunnel has one.
+// uplink's as its rightful source, so there are none in a family in which no tunnel has one. While there is no tunnel
+// the next one is taken for a numbered one.
 func (w *world) outside(p Plan) []netip.Addr {
+	if len(p.Tunnels) == 0 {
+		return w.addresses(p.Uplinks, nil)
+	}
 	numbered := make(map[netmon.Family]bool)
 	for _, a := range w.addresses(p.Tunnels, nil) {
 		numbered[netmon.FamilyOf(a)] = true

@@ -17,8 +17,9 @@ type Plan struct {
 	Uplink4, Uplink6 Iface
 	// Uplinks are all links with a default route in our table, the best and those that stand in for it.
 	Uplinks []Iface
-	// Permitted are the indexes of the links that marked packets may leave by and come by.
-	Permitted []int
+	// Permitted are the indexes of the links that marked packets may leave by and come by, Closed those of the others:
+	// tunnels, and what may become one.
+	Permitted, Closed []int
 	// Outside are this machine's addresses on uplinks that no tunnel has too; none in a family in which the tunnels
 	// have no address. Inside are those on tunnels that no uplink has too. IPv6 link-local addresses are in neither.
 	Outside, Inside []netip.Addr
@@ -62,6 +63,7 @@ func PlanFor(snap netmon.Snapshot, cfg Config) Plan {
 	p.Uplink4, p.Uplink6 = w.uplink(p.Routes, netmon.IPv4), w.uplink(p.Routes, netmon.IPv6)
 	p.Uplinks = w.uplinks(p.Routes)
 	p.Permitted = w.permitted(p)
+	p.Closed = w.closed(p)
 	p.Outside = w.outside(p)
 	p.Inside = w.addresses(p.Tunnels, p.Uplinks)
 	p.Local = w.local(p.Routes)

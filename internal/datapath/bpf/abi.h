@@ -51,6 +51,8 @@ struct config {
 	__u32 dir_rules; /* number of directory rules; 0 saves the walk */
 	__u32 next_app; /* the agent's: no app's number is used twice, as a socket's note may outlive the app */
 	__u32 strict; /* 1 while included programs are kept off the uplink too */
+	__u32 uplink4; /* interface index of the uplink, or 0 */
+	__u32 uplink6;
 	__u32 pad;
 };
 
@@ -90,7 +92,7 @@ struct note {
 	__u32 tgid; /* the process that made it, or that the note walk found to hold it */
 	__u32 walked; /* 1: the note walk found it, so its maker is a guess */
 	__u32 told; /* when the guard last told of it, in seconds of boot time */
-	__u32 reborn; /* 1: a UDP socket that is closed with its port, and may be connected anew on any side */
+	__u32 unused; /* 1: it had no port when it was noted, or was closed with it: its first use may be on any side */
 	__u32 pad;
 };
 
@@ -163,6 +165,7 @@ enum stat {
 	STAT_SOCKETS_MOVED, /* unused sockets and listeners that went to another side */
 	STAT_REFUSED_HANDED, /* calls refused: the socket is on another side than the caller */
 	STAT_REFUSED_BIND, /* calls refused: an excluded program chose a tunnel's address or a tunnel */
+	STAT_REFUSED_JOIN, /* groups that an excluded program wanted to join on a tunnel, or without an uplink */
 	STAT_REFUSED_SCTP, /* SCTP sockets of excluded programs refused: what they accept has no mark */
 	STAT_MAX,
 };
@@ -222,7 +225,7 @@ struct holder {
 	__u32 pad;
 };
 
-_Static_assert(sizeof(struct config) == 72, "ABI");
+_Static_assert(sizeof(struct config) == 80, "ABI");
 _Static_assert(sizeof(struct label) == 64, "ABI");
 _Static_assert(sizeof(struct event) == 88, "ABI");
 _Static_assert(sizeof(struct process) == 40, "ABI");

@@ -22,12 +22,12 @@ static __always_inline int fail(struct task_struct *t, __u32 app, __u32 stat, in
 	return refuse(t, app, stat);
 }
 
-/* is_unused reports whether a socket has no port: it was never bound, connected or sent from. One that was closed since
- * may have got another port by trying to send; its old one is gone.
+/* is_unused reports whether a socket has no port: it was never bound, connected or sent from. To send a datagram the
+ * kernel gives it one first, so there it is the note that knows.
  */
 static __always_inline int is_unused(struct bpf_sock *sk, const struct note *n)
 {
-	return !sk->src_port || (n && n->reborn && !sk->dst_port);
+	return !sk->src_port || (n && n->unused && !sk->dst_port);
 }
 
 /* move puts an unused socket on the caller's side. */
@@ -38,7 +38,7 @@ static __always_inline int move(struct bpf_sock_addr *ctx, const struct config *
 
 	if (lacks_mark(ctx->sk->protocol))
 		return -1;
-	if (note_socket(ctx->sk, t, l, side)) {
+	if (note_socket(ctx->sk, t, l, side, 0)) {
 		count(STAT_NOTES_FAILED);
 		return -1;
 	}
@@ -77,12 +77,16 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, const struct label 
 		return refuse(t, app, STAT_REFUSED_BLOCKED);
 	n = bpf_sk_storage_get(&notes, sk, NULL, 0);
 	if (!agrees(cfg, sk, n, side)) {
-		if (call != SEND && is_unused(sk, n)) {
+		if (is_unused(sk, n)) {
 			if (move(ctx, cfg, t, l, side))
 				return refuse(t, app, STAT_REFUSED_NO_NOTE);
+			if (call == SEND) /* the next datagram: this one was routed before it got here */
+				return refuse(t, app, STAT_REFUSED_HANDED);
 		} else if (call != BIND && place_of(a) != PLACE_LOCAL) {
 			return refuse(t, app, STAT_REFUSED_HANDED);
 		}
+	} else if (n) {
+		n->unused = 0;
 	}
 	if (side != EXIT_OUTSIDE)
 		return ALLOW;

@@ -8,7 +8,8 @@
  *   label.h     process -> label    process.h exec, fork, exit
  *   socket.h    socket -> mark      call.h    bind, connect, sendto -> allow or refuse
  *   guard.h     packet -> pass or drop        tunnel.h  the same, where no socket hook looks
- *   walk.h      what lived before us          stray.h   what has to be closed
+ *   join.h      multicast groups              walk.h    what lived before us
+ *   stray.h     what has to be closed
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -17,7 +18,7 @@
 #include <bpf/bpf_tracing.h>
 
 #include "process.h"
-#include "call.h"
+#include "join.h"
 #include "tunnel.h"
 #include "walk.h"
 

@@ -45,6 +45,8 @@ type DatapathConfig struct {
 	DirRules    uint32
 	NextApp     uint32
 	Strict      uint32
+	Uplink4     uint32
+	Uplink6     uint32
 	Pad         uint32
 }
 
@@ -116,7 +118,7 @@ type DatapathNote struct {
 	Tgid   uint32
 	Walked uint32
 	Told   uint32
-	Reborn uint32
+	Unused uint32
 	Pad    uint32
 }
 
@@ -186,8 +188,9 @@ const (
 	DatapathStatSTAT_SOCKETS_MOVED        DatapathStat = 23
 	DatapathStatSTAT_REFUSED_HANDED       DatapathStat = 24
 	DatapathStatSTAT_REFUSED_BIND         DatapathStat = 25
-	DatapathStatSTAT_REFUSED_SCTP         DatapathStat = 26
-	DatapathStatSTAT_MAX                  DatapathStat = 27
+	DatapathStatSTAT_REFUSED_JOIN         DatapathStat = 26
+	DatapathStatSTAT_REFUSED_SCTP         DatapathStat = 27
+	DatapathStatSTAT_MAX                  DatapathStat = 28
 )
 
 type DatapathStranger struct {
@@ -228,50 +231,51 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	DatapathMapAddresses    = "addresses"
-	DatapathMapApps         = "apps"
-	DatapathMapCut          = "cut"
-	DatapathMapEvents       = "events"
-	DatapathMapInner        = "inner"
-	DatapathMapLabels       = "labels"
-	DatapathMapLinks        = "links"
-	DatapathMapMptcp        = "mptcp"
-	DatapathMapNames        = "names"
-	DatapathMapNotes        = "notes"
-	DatapathMapOuter        = "outer"
-	DatapathMapOverflow     = "overflow"
-	DatapathMapPlaces       = "places"
-	DatapathMapRefused      = "refused"
-	DatapathMapRequests     = "requests"
-	DatapathMapRules        = "rules"
-	DatapathMapSettings     = "settings"
-	DatapathMapStats        = "stats"
-	DatapathMapUnlisted     = "unlisted"
-	DatapathProgOnBind4     = "on_bind4"
-	DatapathProgOnBind6     = "on_bind6"
-	DatapathProgOnConnect4  = "on_connect4"
-	DatapathProgOnConnect6  = "on_connect6"
-	DatapathProgOnEgress    = "on_egress"
-	DatapathProgOnExec      = "on_exec"
-	DatapathProgOnExit      = "on_exit"
-	DatapathProgOnFork      = "on_fork"
-	DatapathProgOnIngress   = "on_ingress"
-	DatapathProgOnNewtask   = "on_newtask"
-	DatapathProgOnSendmsg4  = "on_sendmsg4"
-	DatapathProgOnSendmsg6  = "on_sendmsg6"
-	DatapathProgOnSocket    = "on_socket"
-	DatapathProgOnTunnel    = "on_tunnel"
-	DatapathProgWalkAssign  = "walk_assign"
-	DatapathProgWalkDisown  = "walk_disown"
-	DatapathProgWalkHolders = "walk_holders"
-	DatapathProgWalkList    = "walk_list"
-	DatapathProgWalkNote    = "walk_note"
-	DatapathProgWalkSeed    = "walk_seed"
-	DatapathProgWalkSubflow = "walk_subflow"
-	DatapathProgWalkTcp     = "walk_tcp"
-	DatapathProgWalkUdp     = "walk_udp"
-	DatapathVarAsksNetns    = "asks_netns"
-	DatapathVarDeafPercent  = "deaf_percent"
+	DatapathMapAddresses     = "addresses"
+	DatapathMapApps          = "apps"
+	DatapathMapCut           = "cut"
+	DatapathMapEvents        = "events"
+	DatapathMapInner         = "inner"
+	DatapathMapLabels        = "labels"
+	DatapathMapLinks         = "links"
+	DatapathMapMptcp         = "mptcp"
+	DatapathMapNames         = "names"
+	DatapathMapNotes         = "notes"
+	DatapathMapOuter         = "outer"
+	DatapathMapOverflow      = "overflow"
+	DatapathMapPlaces        = "places"
+	DatapathMapRefused       = "refused"
+	DatapathMapRequests      = "requests"
+	DatapathMapRules         = "rules"
+	DatapathMapSettings      = "settings"
+	DatapathMapStats         = "stats"
+	DatapathMapUnlisted      = "unlisted"
+	DatapathProgOnBind4      = "on_bind4"
+	DatapathProgOnBind6      = "on_bind6"
+	DatapathProgOnConnect4   = "on_connect4"
+	DatapathProgOnConnect6   = "on_connect6"
+	DatapathProgOnEgress     = "on_egress"
+	DatapathProgOnExec       = "on_exec"
+	DatapathProgOnExit       = "on_exit"
+	DatapathProgOnFork       = "on_fork"
+	DatapathProgOnIngress    = "on_ingress"
+	DatapathProgOnNewtask    = "on_newtask"
+	DatapathProgOnSendmsg4   = "on_sendmsg4"
+	DatapathProgOnSendmsg6   = "on_sendmsg6"
+	DatapathProgOnSetsockopt = "on_setsockopt"
+	DatapathProgOnSocket     = "on_socket"
+	DatapathProgOnTunnel     = "on_tunnel"
+	DatapathProgWalkAssign   = "walk_assign"
+	DatapathProgWalkDisown   = "walk_disown"
+	DatapathProgWalkHolders  = "walk_holders"
+	DatapathProgWalkList     = "walk_list"
+	DatapathProgWalkNote     = "walk_note"
+	DatapathProgWalkSeed     = "walk_seed"
+	DatapathProgWalkSubflow  = "walk_subflow"
+	DatapathProgWalkTcp      = "walk_tcp"
+	DatapathProgWalkUdp      = "walk_udp"
+	DatapathVarAsksNetns     = "asks_netns"
+	DatapathVarDeafPercent   = "deaf_percent"
 )
 
 // LoadDatapath returns the embedded CollectionSpec for Datapath.
@@ -316,29 +320,30 @@ type DatapathSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathProgramSpecs struct {
-	OnBind4     *ebpf.ProgramSpec `ebpf:"on_bind4"`
-	OnBind6     *ebpf.ProgramSpec `ebpf:"on_bind6"`
-	OnConnect4  *ebpf.ProgramSpec `ebpf:"on_connect4"`
-	OnConnect6  *ebpf.ProgramSpec `ebpf:"on_connect6"`
-	OnEgress    *ebpf.ProgramSpec `ebpf:"on_egress"`
-	OnExec      *ebpf.ProgramSpec `ebpf:"on_exec"`
-	OnExit      *ebpf.ProgramSpec `ebpf:"on_exit"`
-	OnFork      *ebpf.ProgramSpec `ebpf:"on_fork"`
-	OnIngress   *ebpf.ProgramSpec `ebpf:"on_ingress"`
-	OnNewtask   *ebpf.ProgramSpec `ebpf:"on_newtask"`
-	OnSendmsg4  *ebpf.ProgramSpec `ebpf:"on_sendmsg4"`
-	OnSendmsg6  *ebpf.ProgramSpec `ebpf:"on_sendmsg6"`
-	OnSocket    *ebpf.ProgramSpec `ebpf:"on_socket"`
-	OnTunnel    *ebpf.ProgramSpec `ebpf:"on_tunnel"`
-	WalkAssign  *ebpf.ProgramSpec `ebpf:"walk_assign"`
-	WalkDisown  *ebpf.ProgramSpec `ebpf:"walk_disown"`
-	WalkHolders *ebpf.ProgramSpec `ebpf:"walk_holders"`
-	WalkList    *ebpf.ProgramSpec `ebpf:"walk_list"`
-	WalkNote    *ebpf.ProgramSpec `ebpf:"walk_note"`
-	WalkSeed    *ebpf.ProgramSpec `ebpf:"walk_seed"`
-	WalkSubflow *ebpf.ProgramSpec `ebpf:"walk_subflow"`
-	WalkTcp     *ebpf.ProgramSpec `ebpf:"walk_tcp"`
-	WalkUdp     *ebpf.ProgramSpec `ebpf:"walk_udp"`
+	OnBind4      *ebpf.ProgramSpec `ebpf:"on_bind4"`
+	OnBind6      *ebpf.ProgramSpec `ebpf:"on_bind6"`
+	OnConnect4   *ebpf.ProgramSpec `ebpf:"on_connect4"`
+	OnConnect6   *ebpf.ProgramSpec `ebpf:"on_connect6"`
+	OnEgress     *ebpf.ProgramSpec `ebpf:"on_egress"`
+	OnExec       *ebpf.ProgramSpec `ebpf:"on_exec"`
+	OnExit       *ebpf.ProgramSpec `ebpf:"on_exit"`
+	OnFork       *ebpf.ProgramSpec `ebpf:"on_fork"`
+	OnIngress    *ebpf.ProgramSpec `ebpf:"on_ingress"`
+	OnNewtask    *ebpf.ProgramSpec `ebpf:"on_newtask"`
+	OnSendmsg4   *ebpf.ProgramSpec `ebpf:"on_sendmsg4"`
+	OnSendmsg6   *ebpf.ProgramSpec `ebpf:"on_sendmsg6"`
+	OnSetsockopt *ebpf.ProgramSpec `ebpf:"on_setsockopt"`
+	OnSocket     *ebpf.ProgramSpec `ebpf:"on_socket"`
+	OnTunnel     *ebpf.ProgramSpec `ebpf:"on_tunnel"`
+	WalkAssign   *ebpf.ProgramSpec `ebpf:"walk_assign"`
+	WalkDisown   *ebpf.ProgramSpec `ebpf:"walk_disown"`
+	WalkHolders  *ebpf.ProgramSpec `ebpf:"walk_holders"`
+	WalkList     *ebpf.ProgramSpec `ebpf:"walk_list"`
+	WalkNote     *ebpf.ProgramSpec `ebpf:"walk_note"`
+	WalkSeed     *ebpf.ProgramSpec `ebpf:"walk_seed"`
+	WalkSubflow  *ebpf.ProgramSpec `ebpf:"walk_subflow"`
+	WalkTcp      *ebpf.ProgramSpec `ebpf:"walk_tcp"`
+	WalkUdp      *ebpf.ProgramSpec `ebpf:"walk_udp"`
 }
 
 // DatapathMapSpecs contains maps before they are loaded into the kernel.
@@ -451,29 +456,30 @@ type DatapathVariables struct {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathPrograms struct {
-	OnBind4     *ebpf.Program `ebpf:"on_bind4"`
-	OnBind6     *ebpf.Program `ebpf:"on_bind6"`
-	OnConnect4  *ebpf.Program `ebpf:"on_connect4"`
-	OnConnect6  *ebpf.Program `ebpf:"on_connect6"`
-	OnEgress    *ebpf.Program `ebpf:"on_egress"`
-	OnExec      *ebpf.Program `ebpf:"on_exec"`
-	OnExit      *ebpf.Program `ebpf:"on_exit"`
-	OnFork      *ebpf.Program `ebpf:"on_fork"`
-	OnIngress   *ebpf.Program `ebpf:"on_ingress"`
-	OnNewtask   *ebpf.Program `ebpf:"on_newtask"`
-	OnSendmsg4  *ebpf.Program `ebpf:"on_sendmsg4"`
-	OnSendmsg6  *ebpf.Program `ebpf:"on_sendmsg6"`
-	OnSocket    *ebpf.Program `ebpf:"on_socket"`
-	OnTunnel    *ebpf.Program `ebpf:"on_tunnel"`
-	WalkAssign  *ebpf.Program `ebpf:"walk_assign"`
-	WalkDisown  *ebpf.Program `ebpf:"walk_disown"`
-	WalkHolders *ebpf.Program `ebpf:"walk_holders"`
-	WalkList    *ebpf.Program `ebpf:"walk_list"`
-	WalkNote    *ebpf.Program `ebpf:"walk_note"`
-	WalkSeed    *ebpf.Program `ebpf:"walk_seed"`
-	WalkSubflow *ebpf.Program `ebpf:"walk_subflow"`
-	WalkTcp     *ebpf.Program `ebpf:"walk_tcp"`
-	WalkUdp     *ebpf.Program `ebpf:"walk_udp"`
+	OnBind4      *ebpf.Program `ebpf:"on_bind4"`
+	OnBind6      *ebpf.Program `ebpf:"on_bind6"`
+	OnConnect4   *ebpf.Program `ebpf:"on_connect4"`
+	OnConnect6   *ebpf.Program `ebpf:"on_connect6"`
+	OnEgress     *ebpf.Program `ebpf:"on_egress"`
+	OnExec       *ebpf.Program `ebpf:"on_exec"`
+	OnExit       *ebpf.Program `ebpf:"on_exit"`
+	OnFork       *ebpf.Program `ebpf:"on_fork"`
+	OnIngress    *ebpf.Program `ebpf:"on_ingress"`
+	OnNewtask    *ebpf.Program `ebpf:"on_newtask"`
+	OnSendmsg4   *ebpf.Program `ebpf:"on_sendmsg4"`
+	OnSendmsg6   *ebpf.Program `ebpf:"on_sendmsg6"`
+	OnSetsockopt *ebpf.Program `ebpf:"on_setsockopt"`
+	OnSocket     *ebpf.Program `ebpf:"on_socket"`
+	OnTunnel     *ebpf.Program `ebpf:"on_tunnel"`
+	WalkAssign   *ebpf.Program `ebpf:"walk_assign"`
+	WalkDisown   *ebpf.Program `ebpf:"walk_disown"`
+	WalkHolders  *ebpf.Program `ebpf:"walk_holders"`
+	WalkList     *ebpf.Program `ebpf:"walk_list"`
+	WalkNote     *ebpf.Program `ebpf:"walk_note"`
+	WalkSeed     *ebpf.Program `ebpf:"walk_seed"`
+	WalkSubflow  *ebpf.Program `ebpf:"walk_subflow"`
+	WalkTcp      *ebpf.Program `ebpf:"walk_tcp"`
+	WalkUdp      *ebpf.Program `ebpf:"walk_udp"`
 }
 
 func (p *DatapathPrograms) Close() error {
@@ -490,6 +496,7 @@ func (p *DatapathPrograms) Close() error {
 		p.OnNewtask,
 		p.OnSendmsg4,
 		p.OnSendmsg6,
+		p.OnSetsockopt,
 		p.OnSocket,
 		p.OnTunnel,
 		p.WalkAssign,

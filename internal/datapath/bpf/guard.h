@@ -236,11 +236,16 @@ static __always_inline int is_misled(struct __sk_buff *skb, const struct config 
 static __always_inline int guard_changed(struct __sk_buff *skb, struct bpf_sock *sk, struct note *n, enum way way)
 {
 	int permitted = is_permitted(skb->ifindex);
+	struct flow f = {};
 
 	if (permitted && place_of_peer(skb, way) == PLACE_LOCAL)
 		return PASS;
 	if (way == SENT && sk->protocol == IPPROTO_TCP && (n->born == EXIT_OUTSIDE) == permitted && is_reset(skb))
 		return PASS;
+	if (way == RECEIVED && sk->protocol == IPPROTO_TCP) { /* it will come again, perhaps when the socket is gone */
+		read_packet(skb, IPPROTO_TCP, way, &f);
+		remember_cut(&f);
+	}
 	return drop(skb, sk, n, way, STAT_GUARD_CHANGED);
 }
 

@@ -9,6 +9,7 @@
 #ifndef SIDESTEP_SIDE_H
 #define SIDESTEP_SIDE_H
 
+#include "kernel.h"
 #include "list.h"
 
 /* side_of_mark is where routing takes a socket with this mark. */
@@ -49,6 +50,24 @@ static __always_inline __u32 whose_address(const struct address *a)
 static __always_inline int is_permitted(__u32 link)
 {
 	return bpf_map_lookup_elem(&links, &link) != NULL;
+}
+
+/* remember_cut has what the peer of a connection still sends go unanswered. */
+static __noinline int remember_cut(const struct flow *flow)
+{
+	struct flow f = *flow;
+	__u32 one = 1;
+
+	f.mapped = 0;
+	if (bpf_map_update_elem(&cut, &f, &one, BPF_ANY))
+		count(STAT_HELPER_FAILED);
+	if (f.protocol != IPPROTO_UDP)
+		return 0;
+	f.local_port = 0;
+	f.remote_port = 0;
+	if (bpf_map_update_elem(&cut, &f, &one, BPF_ANY))
+		count(STAT_HELPER_FAILED);
+	return 0;
 }
 
 static __always_inline void set_ip4(struct address *a, __u32 ip)

@@ -70,8 +70,9 @@ static __always_inline int know(const struct config *cfg, struct task_struct *t,
 	return heal(cfg, t, had, l);
 }
 
-/* note_socket remembers whose socket it is. */
-static __always_inline int note_socket(struct bpf_sock *sk, struct task_struct *t, const struct label *l, __u32 born)
+/* note_socket remembers whose socket it is, and whether it has been used. */
+static __always_inline int note_socket(struct bpf_sock *sk, struct task_struct *t, const struct label *l, __u32 born,
+				       __u32 unused)
 {
 	struct note *n = bpf_sk_storage_get(&notes, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 
@@ -81,7 +82,7 @@ static __always_inline int note_socket(struct bpf_sock *sk, struct task_struct *
 	n->born = born;
 	n->tgid = t->tgid;
 	n->walked = 0;
-	n->reborn = 0;
+	n->unused = unused;
 	return 0;
 }
 
@@ -120,7 +121,7 @@ int on_socket(struct bpf_sock *sk)
 	exit = verdict;
 	app = l.apps.apps[verdict >> 32 & (APPS_MAX - 1)];
 	if (exit == EXIT_DEFAULT) {
-		if (note_socket(sk, t, &l, exit))
+		if (note_socket(sk, t, &l, exit, 1))
 			count(STAT_NOTES_FAILED);
 		return ALLOW;
 	}
@@ -132,7 +133,7 @@ int on_socket(struct bpf_sock *sk)
 	}
 	if (sk->mark & ~cfg->mark_mask)
 		return refuse(t, app, STAT_REFUSED_FOREIGN_MARK);
-	if (note_socket(sk, t, &l, exit))
+	if (note_socket(sk, t, &l, exit, 1))
 		return refuse(t, app, STAT_REFUSED_NO_NOTE);
 	sk->mark = exit << (cfg->mark_shift & 31) & cfg->mark_mask;
 	count(STAT_SOCKETS_OUTSIDE);

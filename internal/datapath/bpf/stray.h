@@ -30,24 +30,6 @@ static __always_inline void read_flow(const struct sock_common *skc, __u8 protoc
 	f->mapped = !f->remote.word[0] && !f->remote.word[1] && f->remote.word[2] == bpf_htonl(0xffff);
 }
 
-/* remember_cut has what the peer still sends go unanswered. */
-static __noinline int remember_cut(const struct flow *flow)
-{
-	struct flow f = *flow;
-	__u32 one = 1;
-
-	f.mapped = 0;
-	if (bpf_map_update_elem(&cut, &f, &one, BPF_ANY))
-		count(STAT_HELPER_FAILED);
-	if (f.protocol != IPPROTO_UDP)
-		return 0;
-	f.local_port = 0;
-	f.remote_port = 0;
-	if (bpf_map_update_elem(&cut, &f, &one, BPF_ANY))
-		count(STAT_HELPER_FAILED);
-	return 0;
-}
-
 /* write_stray is a function of its own so that its argument's type is in the object, for bpf2go. */
 static __noinline int write_stray(struct seq_file *seq, const struct stray *s)
 {
@@ -95,6 +77,16 @@ static __always_inline int move_listener(const struct config *cfg, struct tcp_so
 	return 1;
 }
 
+/* is_owned reports whether a socket belongs to an app that the policy knows. */
+static __always_inline int is_owned(const struct note *n)
+{
+	struct list living = {};
+
+	if (n)
+		list_add_living(&living, &n->apps);
+	return living.apps[0] != 0;
+}
+
 /* tcp_kind says what is to be done about a TCP socket; 0 for nothing. */
 static __always_inline __u32 tcp_kind(const struct config *cfg, struct tcp_sock *tp, struct note *n,
 				      const struct flow *f)
@@ -107,7 +99,8 @@ static __always_inline __u32 tcp_kind(const struct config *cfg, struct tcp_sock 
 		return n && move_listener(cfg, tp, n, mark) ? STRAY_LISTENER : 0;
 	if (is_astray(cfg, n, mark, f))
 		return STRAY_FLOW;
-	if (!n && !sk->sk_socket && (state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT) && !place_of(&f->remote))
+	if (!sk->sk_socket && !is_owned(n) && (state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT) &&
+	    !place_of(&f->remote))
 		return STRAY_QUEUED;
 	return 0;
 }
@@ -165,7 +158,7 @@ int walk_udp(struct bpf_iter__udp *ctx)
 	if (!is_astray(cfg, n, sk->sk_mark, &s.flow))
 		return 0;
 	if (n)
-		n->reborn = !(BPF_CORE_READ_BITFIELD(sk, sk_userlocks) & SOCK_BINDPORT_LOCK);
+		n->unused = !(BPF_CORE_READ_BITFIELD(sk, sk_userlocks) & SOCK_BINDPORT_LOCK);
 	s.link = sk->__sk_common.skc_bound_dev_if;
 	s.cookie = bpf_get_socket_cookie(udp);
 	name_owner(&s, n);

@@ -120,12 +120,7 @@ static __always_inline struct sock *socket_of(const struct config *cfg, struct f
 /* has_owner reports whether a socket has a note that somebody else's label must not replace. */
 static __always_inline int has_owner(const struct note *n, __u32 tgid)
 {
-	struct list living = {};
-
-	if (n->tgid == tgid)
-		return 0;
-	list_add_living(&living, &n->apps);
-	return living.apps[0] != 0;
+	return n->tgid != tgid && is_owned(n);
 }
 
 /* note_held notes that a socket is a process's. */
@@ -144,6 +139,7 @@ static __noinline int note_held(const struct config *cfg, struct sock *sk, __u32
 		}
 		n->born = side_of_mark(cfg, sk->sk_mark);
 		n->walked = 1;
+		n->unused = !sk->__sk_common.skc_num;
 		count(STAT_SOCKETS_NOTED);
 	} else if (has_owner(n, tgid)) {
 		return 0;

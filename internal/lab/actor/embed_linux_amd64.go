@@ -7,3 +7,6 @@ var actorELF []byte
 
 //go:embed bin/probe_amd64
 var probeELF []byte
+
+//go:embed bin/flood_amd64
+var floodELF []byte

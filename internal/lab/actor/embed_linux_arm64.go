@@ -7,3 +7,6 @@ var actorELF []byte
 
 //go:embed bin/probe_arm64
 var probeELF []byte
+
+//go:embed bin/flood_arm64
+var floodELF []byte

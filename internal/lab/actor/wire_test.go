@@ -60,7 +60,7 @@ func TestParsersAreStrict(t *testing.T) {
 func TestProgramsAreStaticELF(t *testing.T) {
 	machines := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
 	for arch, machine := range machines {
-		for _, name := range []string{"actor", "probe"} {
+		for _, name := range []string{"actor", "flood", "probe"} {
 			name += "_" + arch
 			f, err := elf.Open(filepath.Join("bin", name))
 			if err != nil {

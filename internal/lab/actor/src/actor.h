@@ -3,7 +3,8 @@
  *
  *	actor.c   start, the command loop, the table of commands
  *	birth.c   new processes and new images: fork, clone, exec
- *	thread.c  new threads, and the one stack-switching clone call
+ *	thread.c  commands on new threads
+ *	clone.c   the one stack-switching clone call
  *	net.c     datagrams, connections, waiting
  *	storm.c   many short processes
  *
@@ -13,6 +14,7 @@
 #ifndef ACTOR_H
 #define ACTOR_H
 
+#include "clone.h"
 #include "sys.h"
 
 /* Descriptors with a fixed number survive fork and exec without bookkeeping. */
@@ -106,11 +108,8 @@ s64 parse_image(struct image *im, struct message *in);
 s64 exec_image(struct image *im, char start, u64 word);
 s64 execute(struct message *in);
 
-s64 new_stack(void);
 enum next run_on_thread(struct message *in, struct reply *rp);
 enum next abdicate(struct message *in, struct reply *rp);
-s64 clone_call(u64 flags, void *stack, void (*fn)(void *), void *arg, u32 *ctid);
-#define STACK_SIZE 131072
 
 void *memcpy(void *dst, const void *src, u64 n);
 

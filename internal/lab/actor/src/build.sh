@@ -23,6 +23,7 @@ build() { # build GOARCH TARGET NAME FILE...
 
 for machine in amd64:x86_64-linux-gnu arm64:aarch64-linux-gnu; do
 	build "${machine%%:*}" "${machine#*:}" probe probe.c
-	build "${machine%%:*}" "${machine#*:}" actor actor.c birth.c thread.c net.c storm.c
+	build "${machine%%:*}" "${machine#*:}" actor actor.c birth.c clone.c thread.c net.c storm.c
+	build "${machine%%:*}" "${machine#*:}" flood flood.c clone.c
 done
 LC_ALL=C cat -- *.c *.h build.sh | sha256sum | cut -d' ' -f1 >../bin/SOURCE

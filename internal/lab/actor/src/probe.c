@@ -14,31 +14,9 @@
  */
 #include "sys.h"
 #include "datagram.h"
+#include "hex.h"
 
 ENTRY;
-
-static s64 nibble(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	return -1;
-}
-
-static s64 parse_address(const char *s, struct address *to)
-{
-	to->len = 0;
-	for (; *s; s += 2) {
-		s64 high = nibble(s[0]);
-		s64 low = high < 0 ? -1 : nibble(s[1]);
-
-		if (low < 0 || to->len == sizeof(to->raw))
-			return -EINVAL;
-		to->raw[to->len++] = (u8)(high << 4 | low);
-	}
-	return to->len < 16 ? -EINVAL : 0;
-}
 
 static s64 parse_count(const char *s)
 {
@@ -78,7 +56,7 @@ NORETURN __attribute__((used)) void begin(s64 *stack)
 
 	if (argc < 3 || argc > 4)
 		leave(EINVAL);
-	err = parse_address(argv[2], &to);
+	err = parse_hex(argv[2], &to);
 	if (argc == 4)
 		count = parse_count(argv[3]);
 	if (count < 0)

@@ -25,7 +25,7 @@ typedef long s64;
 enum {
 	NR_read = 0, NR_close = 3, NR_mmap = 9, NR_munmap = 11, NR_rt_sigaction = 13, NR_sched_yield = 24,
 	NR_getpid = 39, NR_sendfile = 40, NR_socket = 41, NR_connect = 42, NR_sendto = 44, NR_recvfrom = 45,
-	NR_sendmsg = 46, NR_getsockname = 51, NR_setsockopt = 54, NR_getsockopt = 55, NR_clone = 56, NR_fork = 57,
+	NR_sendmsg = 46, NR_bind = 49, NR_getsockname = 51, NR_setsockopt = 54, NR_getsockopt = 55, NR_clone = 56, NR_fork = 57,
 	NR_execve = 59, NR_exit = 60, NR_wait4 = 61, NR_chdir = 80, NR_fchdir = 81, NR_getppid = 110,
 	NR_gettid = 186, NR_futex = 202, NR_exit_group = 231, NR_openat = 257, NR_ppoll = 271, NR_dup3 = 292,
 	NR_pipe2 = 293, NR_memfd_create = 319, NR_execveat = 322, NR_write = 1,
@@ -35,7 +35,7 @@ enum {
 enum {
 	NR_read = 63, NR_close = 57, NR_mmap = 222, NR_munmap = 215, NR_rt_sigaction = 134, NR_sched_yield = 124,
 	NR_getpid = 172, NR_sendfile = 71, NR_socket = 198, NR_connect = 203, NR_sendto = 206, NR_recvfrom = 207,
-	NR_sendmsg = 211, NR_getsockname = 204, NR_setsockopt = 208, NR_getsockopt = 209, NR_clone = 220,
+	NR_sendmsg = 211, NR_bind = 200, NR_getsockname = 204, NR_setsockopt = 208, NR_getsockopt = 209, NR_clone = 220,
 	NR_execve = 221, NR_exit = 93, NR_wait4 = 260, NR_chdir = 49, NR_fchdir = 50, NR_getppid = 173,
 	NR_gettid = 178, NR_futex = 98, NR_exit_group = 94, NR_openat = 56, NR_ppoll = 73, NR_dup3 = 24,
 	NR_pipe2 = 59, NR_memfd_create = 279, NR_execveat = 281, NR_write = 64,
@@ -46,7 +46,7 @@ enum {
 enum { NR_clone3 = 435 };
 
 enum {
-	ENOENT = 2, E2BIG = 7, ECHILD = 10, EINVAL = 22, ENOSYS = 38, EPROTO = 71, EBADMSG = 74, ETIMEDOUT = 110,
+	ENOENT = 2, E2BIG = 7, ECHILD = 10, EAGAIN = 11, EINVAL = 22, EPIPE = 32, ENOSYS = 38, EPROTO = 71, EBADMSG = 74, EDESTADDRREQ = 89, ETIMEDOUT = 110,
 	EINPROGRESS = 115,
 
 	AF_UNIX = 1, SOCK_STREAM = 1, SOCK_DGRAM = 2, SOCK_SEQPACKET = 5, SOCK_NONBLOCK = 04000,
@@ -56,7 +56,7 @@ enum {
 	O_CLOEXEC = 02000000, O_PATH = 010000000, AT_FDCWD = -100, AT_EMPTY_PATH = 0x1000,
 	SIGCHLD = 17, WNOHANG = 1, POLLIN = 1, POLLOUT = 4, POLLERR = 8, POLLHUP = 16,
 
-	PROT_READ = 1, PROT_WRITE = 2, MAP_PRIVATE = 2, MAP_ANONYMOUS = 0x20, MAP_NORESERVE = 0x4000,
+	PROT_READ = 1, PROT_WRITE = 2, MAP_SHARED = 1, MAP_PRIVATE = 2, MAP_ANONYMOUS = 0x20, MAP_NORESERVE = 0x4000,
 	MAP_STACK = 0x20000,
 
 	CLONE_VM = 0x100, CLONE_FS = 0x200, CLONE_FILES = 0x400, CLONE_SIGHAND = 0x800, CLONE_VFORK = 0x4000,
