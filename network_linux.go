@@ -73,7 +73,7 @@ func (e *Engine) network() datapath.Network {
 	p := e.plan
 	return datapath.Network{
 		Links: p.Permitted, Closed: p.Closed, Uplink4: p.Uplink4.Index, Uplink6: p.Uplink6.Index,
-		Outside: p.Outside, Inside: p.Inside, Local: p.Local, Hosts: p.Hosts, Strict: e.strict(),
+		Outside: p.Outside, Inside: p.Inside, Neutral: p.Neutral, Local: p.Local, Hosts: p.Hosts, Strict: e.strict(),
 	}
 }
 

@@ -27,8 +27,9 @@ type Network struct {
 	Closed []int
 	// Uplink4 and Uplink6 are where groups are joined by excluded programs that name no link; 0 where there is none.
 	Uplink4, Uplink6 int
-	// Outside are this machine's addresses on uplinks and on no tunnel, Inside the reverse.
-	Outside, Inside []netip.Addr
+	// Outside are this machine's addresses on links that are permitted, Inside those on others, Neutral those that tell no
+	// side. What was Outside and is nowhere now stays so: a link that comes back has its address before it is seen.
+	Outside, Inside, Neutral []netip.Addr
 	// Local is where a socket may still send whose app has changed sides. Hosts may be reached outside in strict mode, too.
 	Local, Hosts []netip.Prefix
 	// Strict keeps included programs off the permitted links, but for Local and Hosts.
@@ -46,7 +47,7 @@ func (d *Datapath) Permit(n Network) error {
 	if err := replace(d.objs.Links, linkRoles(n)); err != nil {
 		return fmt.Errorf("tell the guard of links: %w", err)
 	}
-	if err := replace(d.objs.Addresses, addressRoles(n)); err != nil {
+	if err := d.knowAddresses(n); err != nil {
 		return fmt.Errorf("tell the guard of addresses: %w", err)
 	}
 	if err := replace(d.objs.Places, placeRoles(n)); err != nil {
@@ -69,6 +70,23 @@ func linkRoles(n Network) map[uint32]uint32 {
 		roles[uint32(l)] = linkOutside
 	}
 	return roles
+}
+
+func (d *Datapath) knowAddresses(n Network) error {
+	have, err := contents[[16]byte](d.objs.Addresses)
+	if err != nil {
+		return err
+	}
+	want := addressRoles(n)
+	for a, role := range have {
+		if _, ok := want[a]; !ok && role == addressOutside && !slices.Contains(n.Neutral, netip.AddrFrom16(a).Unmap()) {
+			want[a] = role
+		}
+	}
+	if err := drop(d.objs.Addresses, have, want); err != nil {
+		return err
+	}
+	return put(d.objs.Addresses, have, want)
 }
 
 func addressRoles(n Network) map[[16]byte]uint32 {

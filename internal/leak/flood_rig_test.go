@@ -21,6 +21,7 @@ type flood struct {
 	path   string
 	peers  [2]netip.Prefix // the addresses of the peers, in each family
 	stray  trail           // what proves has sent on both sides
+	pardon bool            // IPv6 resets by nobody's socket are let pass
 	probes []probe
 	stop   func()
 }
@@ -28,12 +29,13 @@ type flood struct {
 // floodPorts are what the kinds of sockets send to. Somebody listens for connections only.
 var floodPorts = map[actor.FloodKind]uint16{actor.FloodTCP: servicePort, actor.FloodUDP: 9, actor.FloodSendTo: 10}
 
-// spells calls fn n times with a number, and with a download that runs meanwhile. In between it forgets what was on the
-// wires: to read them takes the longer the more there was. With -long it is five times as often.
-func (r *rig) spells(n int, fn func(number int, d *download)) {
+// spells calls fn with a number, and with a download that runs meanwhile: once, or with -long five times, 0 to 4. In
+// between it forgets what was on the wires: to read them takes the longer the more there was.
+func (r *rig) spells(fn func(number int, d *download)) {
 	r.t.Helper()
+	n := 1
 	if *long {
-		n *= 5
+		n = 5
 	}
 	for i := range n {
 		var cancel context.CancelFunc

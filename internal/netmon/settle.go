@@ -2,8 +2,9 @@ package netmon
 
 import "time"
 
-// When to look again after a change. One change is seen after quiet; changes that keep coming are seen every
-// limit at the latest; an urgent one, such as a change of rules, is seen at once. Looking never takes more than one part in restFactor+1 of the time, however long the tables are and however fast they change.
+// When to look again after a change. One change is seen after quiet; changes that keep coming are seen every limit at the
+// latest; an urgent one, such as a change of rules, is seen at once. Looking never takes more than one part in
+// restFactor+1 of the time, and for urgent ones every other, however long the tables are and however fast they change.
 const (
 	quiet      = 50 * time.Millisecond
 	limit      = 500 * time.Millisecond
@@ -13,8 +14,9 @@ const (
 // A settle decides when to look after changes. Its zero value waits for nothing.
 type settle struct {
 	first, last time.Time // of the changes not looked at yet
-	rest        time.Time // do not look before
-	urgent      bool      // do not wait for quiet
+	end         time.Time // of the last look
+	cost        time.Duration
+	urgent      bool // do not wait for quiet
 }
 
 // change notes that something changed.
@@ -33,15 +35,15 @@ func (s *settle) due() (at time.Time, ok bool) {
 	if s.first.IsZero() {
 		return time.Time{}, false
 	}
-	at = s.last.Add(quiet)
+	at, rest := s.last.Add(quiet), s.end.Add(restFactor*s.cost)
 	if s.urgent {
-		at = s.last
+		at, rest = s.last, s.end.Add(s.cost)
 	}
 	if late := s.first.Add(limit); late.Before(at) {
 		at = late
 	}
-	if at.Before(s.rest) {
-		at = s.rest
+	if at.Before(rest) {
+		at = rest
 	}
 	return at, true
 }
@@ -50,7 +52,7 @@ func (s *settle) due() (at time.Time, ok bool) {
 func (s *settle) looking() { s.first, s.last, s.urgent = time.Time{}, time.Time{}, false }
 
 // looked notes what looking cost.
-func (s *settle) looked(start, end time.Time) { s.rest = end.Add(restFactor * end.Sub(start)) }
+func (s *settle) looked(start, end time.Time) { s.end, s.cost = end, end.Sub(start) }
 
 // clockInterval is how often the clocks are compared, clockSlack how far they may drift apart in between.
 const (

@@ -3,8 +3,6 @@ package route
 import (
 	"net/netip"
 	"slices"
-
-	"sidestep/internal/netmon"
 )
 
 // permitted returns the links that marked packets may use: all but tunnels.
@@ -35,39 +33,33 @@ func (w *world) closed(p Plan) []int {
 	return all
 }
 
-// outside returns the addresses that belong to an uplink and to no tunnel. A tunnel without an address has the
-// uplink's as its rightful source, so there are none in a family in which no tunnel has one. While there is no tunnel
-// the next one is taken for a numbered one.
-func (w *world) outside(p Plan) []netip.Addr {
-	if len(p.Tunnels) == 0 {
-		return w.addresses(p.Uplinks, nil)
-	}
-	numbered := make(map[netmon.Family]bool)
-	for _, a := range w.addresses(p.Tunnels, nil) {
-		numbered[netmon.FamilyOf(a)] = true
-	}
-	return slices.DeleteFunc(w.addresses(p.Uplinks, p.Tunnels), func(a netip.Addr) bool {
-		return !numbered[netmon.FamilyOf(a)]
-	})
-}
-
-// addresses returns the addresses that some of these links have and none of those, each once. IPv6 link-local ones say
-// nothing without their link, and are left out.
-func (w *world) addresses(these, those []Iface) []netip.Addr {
-	var all, others []netip.Addr
+// sides sorts this machine's addresses: those on links that marked packets may use, those on the others, and what is on
+// both. A tunnel without an address has the uplink's as its rightful source; with such a one no address tells a side.
+func (w *world) sides(p Plan) (outside, inside, neutral []netip.Addr) {
+	on := make(map[netip.Addr][2]bool) // a permitted link, a closed one
+	numbered := len(p.Tunnels) == 0
 	for _, a := range w.snap.Addrs {
-		addr, link := a.Prefix.Addr(), w.iface(a.Link)
-		if addr.Is6() && addr.IsLinkLocalUnicast() {
+		addr := a.Prefix.Addr()
+		if w.links[a.Link].Loopback || addr.Is6() && addr.IsLinkLocalUnicast() { // which says nothing without its link
 			continue
 		}
-		if slices.Contains(these, link) {
-			all = append(all, addr)
-		}
-		if slices.Contains(those, link) {
-			others = append(others, addr)
+		seen := on[addr]
+		seen[map[bool]int{true: 0, false: 1}[slices.Contains(p.Permitted, a.Link)]] = true
+		on[addr] = seen
+		numbered = numbered || slices.Contains(p.Tunnels, w.iface(a.Link))
+	}
+	for addr, seen := range on {
+		switch {
+		case seen[0] && seen[1] || !numbered:
+			neutral = append(neutral, addr)
+		case seen[0]:
+			outside = append(outside, addr)
+		default:
+			inside = append(inside, addr)
 		}
 	}
-	all = slices.DeleteFunc(all, func(a netip.Addr) bool { return slices.Contains(others, a) })
-	slices.SortFunc(all, netip.Addr.Compare)
-	return slices.Compact(all)
+	for _, all := range [][]netip.Addr{outside, inside, neutral} {
+		slices.SortFunc(all, netip.Addr.Compare)
+	}
+	return outside, inside, neutral
 }

@@ -20,9 +20,9 @@ type Plan struct {
 	// Permitted are the indexes of the links that marked packets may leave by and come by, Closed those of the others:
 	// tunnels, and what may become one.
 	Permitted, Closed []int
-	// Outside are this machine's addresses on uplinks that no tunnel has too; none in a family in which the tunnels
-	// have no address. Inside are those on tunnels that no uplink has too. IPv6 link-local addresses are in neither.
-	Outside, Inside []netip.Addr
+	// Outside are this machine's addresses on permitted links, Inside those on closed ones, Neutral those that tell no side.
+	// Loopback and IPv6 link-local addresses are in none of them.
+	Outside, Inside, Neutral []netip.Addr
 	// Local are the destinations that count as local: those that always do (loopback, link-local, broadcast, local
 	// multicast), those that need no router outside the tunnels, and private networks that our table has a route to.
 	Local []netip.Prefix
@@ -64,8 +64,7 @@ func PlanFor(snap netmon.Snapshot, cfg Config) Plan {
 	p.Uplinks = w.uplinks(p.Routes)
 	p.Permitted = w.permitted(p)
 	p.Closed = w.closed(p)
-	p.Outside = w.outside(p)
-	p.Inside = w.addresses(p.Tunnels, p.Uplinks)
+	p.Outside, p.Inside, p.Neutral = w.sides(p)
 	p.Local = w.local(p.Routes)
 	p.Hosts = w.hosts(p.Local)
 	p.Links = w.mentioned(p.Routes)

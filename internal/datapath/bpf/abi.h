@@ -29,8 +29,8 @@
 #define LINK_OUTSIDE 1
 
 /* In map addresses: whose an address of this machine is. */
-#define ADDRESS_OUTSIDE 1 /* an uplink's, and no tunnel's */
-#define ADDRESS_INSIDE 2 /* a tunnel's, and no uplink's */
+#define ADDRESS_OUTSIDE 1 /* a permitted link's, and no other's */
+#define ADDRESS_INSIDE 2 /* a tunnel's, or of another link that is not permitted */
 
 /* In map places, what is behind a prefix. */
 #define PLACE_LOCAL 1 /* this machine, its links, its private networks */

@@ -98,18 +98,52 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, const struct label 
 	return ALLOW;
 }
 
-/* Functions of their own, so that their frames do not lie below the deep ones of classifying the caller; and two, because
- * each program may read the address of its own family only.
+/* know_caller finds out which apps the calling process belongs to. It does not judge, which takes long and is done at
+ * socket(): whom nobody has judged yet (its exec was missed, and it has made no socket) is taken for the maker of the
+ * socket. It returns 0 if there is nothing to decide, and -1 if the caller must not talk.
  */
-static __noinline int decide4(struct bpf_sock_addr *ctx, const struct label *l, enum call call)
+static __noinline int know_caller(struct bpf_sock_addr *ctx, struct label *l)
+{
+	struct task_struct *t = bpf_get_current_task_btf();
+	const struct config *cfg = get_config();
+	struct note *n;
+	int had;
+
+	if (!cfg || !ctx->sk || bpf_get_netns_cookie(ctx) != cfg->netns_cookie || !t->mm)
+		return 0;
+	had = read_label(t->tgid, t->group_leader->start_boottime, l);
+	if (had == FOUND_REFUSED)
+		return -1;
+	if (had)
+		return 1;
+	n = bpf_sk_storage_get(&notes, ctx->sk, NULL, 0);
+	if (!n)
+		return 0; /* nearly every call ends here */
+	if (!known_stranger(cfg, t))
+		l->apps = n->apps;
+	return 1;
+}
+
+/* claim decides one call; a is the address that it names. */
+static __always_inline int claim(struct bpf_sock_addr *ctx, const struct address *a, enum call call)
+{
+	struct label l = {};
+	int known = know_caller(ctx, &l);
+
+	if (known < 0)
+		return refuse(bpf_get_current_task_btf(), 0, STAT_REFUSED_UNDECIDED);
+	return known ? decide(ctx, &l, a, call) : ALLOW;
+}
+
+static __always_inline int claim4(struct bpf_sock_addr *ctx, enum call call)
 {
 	struct address a;
 
 	set_ip4(&a, ctx->user_ip4);
-	return decide(ctx, l, &a, call);
+	return claim(ctx, &a, call);
 }
 
-static __noinline int decide6(struct bpf_sock_addr *ctx, const struct label *l, enum call call)
+static __always_inline int claim6(struct bpf_sock_addr *ctx, enum call call)
 {
 	struct address a;
 
@@ -117,63 +151,43 @@ static __noinline int decide6(struct bpf_sock_addr *ctx, const struct label *l, 
 	a.word[1] = ctx->user_ip6[1];
 	a.word[2] = ctx->user_ip6[2];
 	a.word[3] = ctx->user_ip6[3];
-	return decide(ctx, l, &a, call);
+	return claim(ctx, &a, call);
 }
-
-/* concerns reports whether a call is by, or with a socket of, a process that some app names. */
-static __always_inline int concerns(struct bpf_sock_addr *ctx, const struct config *cfg, struct task_struct *t)
-{
-	if (!cfg || !ctx->sk || bpf_get_netns_cookie(ctx) != cfg->netns_cookie || !t->mm)
-		return 0;
-	return !known_stranger(cfg, t) || bpf_sk_storage_get(&notes, ctx->sk, NULL, 0);
-}
-
-/* CLAIM is the body of a hook. Nearly every call ends at its first line. */
-#define CLAIM(ctx, decide, call)                                                                                       \
-	const struct config *cfg = get_config();                                                                       \
-	struct task_struct *t = bpf_get_current_task_btf();                                                            \
-	struct label l = {};                                                                                           \
-                                                                                                                       \
-	if (!concerns(ctx, cfg, t))                                                                                    \
-		return ALLOW;                                                                                          \
-	if (know(cfg, t, &l))                                                                                          \
-		return refuse(t, 0, STAT_REFUSED_UNDECIDED);                                                           \
-	return decide(ctx, &l, call)
 
 SEC("cgroup/bind4")
 int on_bind4(struct bpf_sock_addr *ctx)
 {
-	CLAIM(ctx, decide4, BIND);
+	return claim4(ctx, BIND);
 }
 
 SEC("cgroup/bind6")
 int on_bind6(struct bpf_sock_addr *ctx)
 {
-	CLAIM(ctx, decide6, BIND);
+	return claim6(ctx, BIND);
 }
 
 SEC("cgroup/connect4")
 int on_connect4(struct bpf_sock_addr *ctx)
 {
-	CLAIM(ctx, decide4, CONNECT);
+	return claim4(ctx, CONNECT);
 }
 
 SEC("cgroup/connect6")
 int on_connect6(struct bpf_sock_addr *ctx)
 {
-	CLAIM(ctx, decide6, CONNECT);
+	return claim6(ctx, CONNECT);
 }
 
 SEC("cgroup/sendmsg4")
 int on_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	CLAIM(ctx, decide4, SEND);
+	return claim4(ctx, SEND);
 }
 
 SEC("cgroup/sendmsg6")
 int on_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	CLAIM(ctx, decide6, SEND);
+	return claim6(ctx, SEND);
 }
 
 #endif

@@ -135,14 +135,15 @@ struct {
 	__type(value, __u32);
 } links SEC(".maps");
 
-/* addresses: this machine's on uplinks (ADDRESS_OUTSIDE) and on tunnels (ADDRESS_INSIDE). Those on both are missing.
+/* addresses: this machine's on permitted links (ADDRESS_OUTSIDE), now or before, and on others (ADDRESS_INSIDE). Those on both
+ * are missing.
  *
- * Writer: the agent. Reader: the guard, the bind hook. Full: the agent's write fails. Pinned.
+ * Writer: the agent. Reader: the guard, the bind hook. Full: the least recently used goes; the agent writes those of now
+ *         again with each change of the network. Pinned.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 14);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 13);
 	__type(key, struct address);
 	__type(value, __u32);
 } addresses SEC(".maps");
