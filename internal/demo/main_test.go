@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -103,21 +104,24 @@ func eachLink(fn func(name string, l link.Link) error) error {
 func spoil(step string, machine *lab.Namespace) error {
 	switch os.Getenv(spoilEnv) + " before " + step {
 	case "hook before exclude a running program":
-		return detach("socket")
+		// The hooks of what is done with a socket would make it good.
+		return detach("socket", "bind", "connect", "sendmsg")
 	case "rules before go on without a daemon":
 		// The guard would stop what the rules no longer lead outside.
-		return errors.Join(detach("egress"), machine.Do(deleteRules))
+		return errors.Join(detach("egress", "tunnel-"), machine.Do(deleteRules))
 	}
 	return nil
 }
 
-// detach takes a program of the daemon's off its hook.
-func detach(hook string) error {
+// detach takes programs of the daemon's off their hooks, whose names begin so.
+func detach(hooks ...string) error {
 	return eachLink(func(name string, l link.Link) error {
-		if name != hook {
-			return nil
+		for _, hook := range hooks {
+			if strings.HasPrefix(name, hook) {
+				return l.Detach()
+			}
 		}
-		return l.Detach()
+		return nil
 	})
 }
 

@@ -66,10 +66,16 @@ func (s *scene) tellDaemon(ctx context.Context) error {
 }
 
 func (s *scene) tellExclude(ctx context.Context) error {
+	p := s.open("bank, before it was excluded", tunnel)
+	old, err := p.connect(ctx, s.bank)
+	if err != nil {
+		return err
+	}
 	if err := s.typed(ctx, "exclude", s.program("bank")); err != nil {
 		return err
 	}
 	return errors.Join(
+		s.prove(ctx, "bank, on a connection that was open: it is closed", p, 1, p.overWith(ctx, s.bank, old)),
 		s.talking(ctx, "bank, running all the while: its new sockets", "bank", s.bank, uplink),
 		s.talking(ctx, "browser", "browser", s.browser, tunnel))
 }

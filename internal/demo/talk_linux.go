@@ -52,6 +52,27 @@ func (p part) talk(ctx context.Context, a *actor.Actor) error {
 	return nil
 }
 
+// connect opens a connection and leaves it open.
+func (p part) connect(ctx context.Context, a *actor.Actor) (actor.Socket, error) {
+	ctx, cancel := context.WithTimeout(ctx, talkLimit)
+	defer cancel()
+	conn, err := a.Open(ctx, actor.TCP, netip.AddrPortFrom(families()[0].server, p.port))
+	if err != nil {
+		return -1, err
+	}
+	_, err = a.Receive(ctx, conn) // the service speaks first
+	return conn, err
+}
+
+// overWith fails unless a connection has been closed.
+func (p part) overWith(ctx context.Context, a *actor.Actor, conn actor.Socket) error {
+	err := a.SendOn(ctx, conn, netip.AddrPort{})
+	if !errors.Is(err, unix.ECONNABORTED) && !errors.Is(err, unix.EPIPE) {
+		return fmt.Errorf("%s: sending on an old connection: %v, expected that it is closed: %w", p.row, err, errWrong)
+	}
+	return a.CloseSocket(ctx, conn)
+}
+
 // askTCP asks the service over TCP where it comes from, and closes in good order: the service's last word is heard.
 func askTCP(ctx context.Context, a *actor.Actor, to netip.AddrPort) (string, error) {
 	s, err := a.Open(ctx, actor.TCP, to)
