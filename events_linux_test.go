@@ -2,10 +2,15 @@ package sidestep_test
 
 import (
 	"context"
+	"errors"
+	"net/netip"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"sidestep"
 	"sidestep/api"
+	"sidestep/internal/lab"
 	"sidestep/internal/lab/actor"
 	"sidestep/policy"
 )
@@ -34,6 +39,39 @@ func classified(a *actor.Actor, app string, cause policy.Cause) func(api.Event) 
 	return func(ev api.Event) bool {
 		return ev.Kind == api.EventClassified && ev.PID == a.PID() && ev.App == app && ev.Cause != nil && *ev.Cause == cause
 	}
+}
+
+func TestEventsTellOfCutConnectionsAndStoppedPackets(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	r := newRig(t, world.Machine)
+	path := r.install("a")
+	e := r.run(sidestep.Options{})
+	ctx, cancel := context.WithCancel(r.ctx)
+	defer cancel()
+	events := e.Events(ctx)
+	a := r.start(path)
+	to := netip.AddrPortFrom(netip.MustParseAddr(lab.Internet4), 7000)
+	conn, err := a.Open(r.ctx, actor.TCP, to)
+	r.ok(err)
+	local, err := a.LocalAddr(r.ctx, conn)
+	r.ok(err)
+	_, err = e.Exclude(r.ctx, []string{path})
+	r.ok(err)
+	r.await(events, "cut", func(ev api.Event) bool {
+		return ev.Kind == api.EventCut && ev.App == path && ev.PID == a.PID() && ev.Flow != nil &&
+			*ev.Flow == api.Flow{Protocol: "tcp", Local: local, Remote: to}
+	})
+	s, err := a.Socket(r.ctx, to, unix.SOCK_DGRAM)
+	r.ok(err)
+	r.ok(a.SetSocketOption(r.ctx, s, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, []byte(lab.TunnelName)))
+	if err := a.SendOn(r.ctx, s, to); !errors.Is(err, unix.EPERM) {
+		t.Errorf("sending by the tunnel: %v, want EPERM", err)
+	}
+	r.await(events, "stopped", func(ev api.Event) bool {
+		return ev.Kind == api.EventStopped && ev.App == path && ev.PID == a.PID() && ev.Text == "guard_dropped_sent" &&
+			ev.Flow != nil && ev.Flow.Protocol == "udp" && ev.Flow.Remote == to
+	})
 }
 
 func TestEventsTellWhatHappens(t *testing.T) {

@@ -83,6 +83,16 @@ func hooks() []Capability {
 			For: "the guard: the last look at a packet", Without: "a packet on the wrong side would not be stopped"},
 		{Name: "bpf_sk_storage_get (guard)", Since: "5.2", Needed: true, probe: guard.helper(asm.FnSkStorageGet),
 			For: "the guard: the last look at a packet", Without: "a packet on the wrong side would not be stopped"},
+		{Name: "cgroup/bind, connect, sendmsg", Since: "4.18", Needed: true, probe: sendMessage.load,
+			For: "holding sockets that change hands to a side", Without: "handed-over sockets could not be told"},
+		{Name: "bpf_setsockopt (connect)", Since: "5.8", Needed: true, probe: connect.helper(asm.FnSetsockopt),
+			For: "moving unused sockets to another side", Without: "sockets made before a change would stay where they were"},
+		{Name: "cgroup/setsockopt", Since: "5.3", Needed: true, probe: setOption.load,
+			For: "joining groups on the uplink", Without: "groups would be joined through the tunnel"},
+		{Name: "TCP and UDP iterators", Since: "5.9", Needed: true, probe: tcpIterator.helper(asm.FnSetsockopt),
+			For: "finding connections on the wrong side, moving listeners", Without: "old connections would only be stopped"},
+		{Name: "LPM trie", Since: "4.11", Needed: true, probe: haveMap(ebpf.LPMTrie),
+			For: "knowing what is local", Without: "local connections could not be spared"},
 		{Name: "cgroup links", Since: "5.7", Needed: true, probe: haveCgroupLinks,
 			For: "going on when the agent is gone", Without: "enforcement would end with the agent"},
 	}
@@ -93,7 +103,13 @@ func extras() []Capability {
 	return []Capability{
 		{Name: "bpf_get_netns_cookie (guard)", Since: "6.15", probe: guard.helper(asm.FnGetNetnsCookie),
 			For:     "asking for a packet's network namespace",
-			Without: "the guard goes by the socket's note, and for the kernel's own answers by the address alone"},
+			Without: "the guard goes by the socket's note, and for the kernel's own answers by the address alone; no strict mode"},
+		{Name: "tcx", Since: "6.6", probe: haveTCX,
+			For:     "guarding the door of a tunnel",
+			Without: "packet sockets and IPv6 resets can enter a tunnel"},
+		{Name: "closing sockets (sock_diag)", Since: "4.5", probe: haveDestroy,
+			For:     "telling programs at once that a connection is cut",
+			Without: "connections on the wrong side are stopped, and programs notice by timeout; needs CONFIG_INET_DIAG_DESTROY"},
 	}
 }
 

@@ -3,6 +3,7 @@ package doctor
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -13,6 +14,8 @@ import (
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"sidestep/internal/sockets"
 )
 
 // An attempt is a smallest program of some kind, to see whether the kernel takes it.
@@ -30,6 +33,10 @@ var (
 	taskIterator   = attempt{kind: ebpf.Tracing, attach: ebpf.AttachTraceIter, to: "task"}
 	fileIterator   = attempt{kind: ebpf.Tracing, attach: ebpf.AttachTraceIter, to: "task_file"}
 	sockCreate     = attempt{kind: ebpf.CGroupSock, attach: ebpf.AttachCGroupInetSockCreate, ret: 1}
+	tcpIterator    = attempt{kind: ebpf.Tracing, attach: ebpf.AttachTraceIter, to: "tcp"}
+	connect        = attempt{kind: ebpf.CGroupSockAddr, attach: ebpf.AttachCGroupInet4Connect, ret: 1}
+	sendMessage    = attempt{kind: ebpf.CGroupSockAddr, attach: ebpf.AttachCGroupUDP4Sendmsg, ret: 1}
+	setOption      = attempt{kind: ebpf.CGroupSockopt, attach: ebpf.AttachCGroupSetsockopt, ret: 1}
 	guard          = attempt{kind: ebpf.CGroupSKB, attach: ebpf.AttachCGroupInetEgress, ret: 1}
 )
 
@@ -104,6 +111,40 @@ func haveBTF() error {
 		return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
 	}
 	_, err := btf.LoadKernelSpec()
+	return err
+}
+
+// haveTCX tries to attach a program to a link that cannot be. A kernel that has tcx misses the link.
+func haveTCX() error {
+	door := attempt{kind: ebpf.SchedCLS, attach: ebpf.AttachTCXEgress}
+	prog, err := door.open()
+	if err != nil {
+		return err
+	}
+	defer prog.Close()
+	const nowhere = 1<<31 - 1
+	l, err := link.AttachTCX(link.TCXOptions{Interface: nowhere, Program: prog, Attach: ebpf.AttachTCXEgress})
+	switch {
+	case err == nil:
+		return errors.Join(errors.New("a program was attached to no link"), l.Close())
+	case errors.Is(err, unix.ENODEV):
+		return nil
+	}
+	return err
+}
+
+// haveDestroy destroys a connection that cannot be: between two addresses for documentation (RFC 5737).
+func haveDestroy() error {
+	c, err := sockets.New()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	nobody := netip.MustParseAddrPort("192.0.2.1:1")
+	err = c.Destroy(sockets.Flow{Protocol: unix.IPPROTO_TCP, Local: nobody, Remote: nobody})
+	if errors.Is(err, sockets.ErrUnsupported) {
+		return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
+	}
 	return err
 }
 
