@@ -71,6 +71,7 @@ type Datapath struct {
 	mu       sync.Mutex // guards what follows, and every write to the kernel
 	settings bpf.DatapathConfig
 	rules    rules
+	closed   []int // as in Network
 }
 
 // Open loads the datapath, or adopts the one that is pinned, in the network namespace of the calling thread.

@@ -53,6 +53,12 @@ func (d *Datapath) Permit(n Network) error {
 	if err := replace(d.objs.Places, placeRoles(n)); err != nil {
 		return fmt.Errorf("tell the guard what is local: %w", err)
 	}
+	if closed := slices.Clone(n.Closed); !slices.Equal(closed, d.closed) {
+		d.closed = closed
+		if err := d.hush(); err != nil {
+			return err
+		}
+	}
 	before := d.settings
 	d.settings.Strict = map[bool]uint32{true: 1}[n.Strict]
 	d.settings.Uplink4, d.settings.Uplink6 = uint32(n.Uplink4), uint32(n.Uplink6)

@@ -266,9 +266,10 @@ func (d *Datapath) flip(have, want rules, gains []uint32) error {
 	return d.settle()
 }
 
-// hushFor is how long the kernel answers nothing through a tunnel once an app has been excluded: a long round trip, in which
-// the last packets arrive of connections that the app had just closed. Whoever sends them again is answered then.
-const hushFor = time.Second
+// hushFor is how long the kernel answers nothing through a tunnel once an app has been excluded, or a link that is closed to
+// excluded programs has come or gone: long enough for a peer that repeats itself to what has just been closed. Whoever sends
+// again after that is answered.
+const hushFor = 5 * time.Second
 
 func (d *Datapath) hush() error {
 	var now unix.Timespec
