@@ -5,7 +5,7 @@ C_FILES := $(wildcard internal/datapath/bpf/*.[ch] internal/lab/bpf/*.[ch])
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build ./sidestep, a static binary
@@ -29,7 +29,7 @@ race: ## the tests under the race detector (root, cgo)
 
 .PHONY: bench
 bench: ## what it costs, engine off and on in one run (root)
-	$(GO) test -run '^$$' -bench . ./internal/datapath
+	$(GO) test -p 1 -run '^$$' -bench . ./internal/datapath ./internal/leak
 
 .PHONY: fuzz
 fuzz: ## fuzz what reads foreign input, a minute each
@@ -39,14 +39,23 @@ fuzz: ## fuzz what reads foreign input, a minute each
 		done; \
 	done
 
+.PHONY: packages
+packages: ## .deb and .rpm for ARCHS="amd64 arm64", in dist
+	GO='$(GO)' packaging/build
+
+.PHONY: check-packages
+check-packages: ## install, upgrade, run, remove in a Debian of its own (root, debootstrap, rpm)
+	GO='$(GO)' packaging/check
+
 .PHONY: lint
-lint: ## gofmt, vet, staticcheck, clang-format, mandoc
+lint: ## gofmt, vet, staticcheck, clang-format, mandoc, systemd-analyze and shellcheck if there
 	test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags deaf ./...
 	$(GO) tool staticcheck ./...
 	clang-format --dry-run --Werror $(C_FILES)
 	mandoc -T lint -W warning man/sidestep.1
+	packaging/lint
 
 .PHONY: generate
 generate: ## compile the BPF objects and the test programs anew (clang 14, lld, libbpf-dev)

@@ -42,11 +42,22 @@ func (d *Datapath) inside(fn func() error) error {
 			runtime.UnlockOSThread()
 			return
 		}
-		if err := unix.Setns(int(d.netns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter the network namespace: %w", err)
+		if err := d.enter(); err != nil {
+			done <- err
 			return
 		}
 		done <- fn()
 	}()
 	return <-done
+}
+
+// enter moves the calling thread into the network namespace, unless it is there: to move takes CAP_SYS_ADMIN.
+func (d *Datapath) enter() error {
+	if here, err := netnsCookie(); err == nil && here == d.settings.NetnsCookie {
+		return nil
+	}
+	if err := unix.Setns(int(d.netns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter the network namespace: %w", err)
+	}
+	return nil
 }

@@ -64,7 +64,7 @@ func (h host) privileges() Line {
 	var lacks []string
 	for _, c := range []capability{
 		{"CAP_BPF", 39, capSysAdmin}, {"CAP_PERFMON", 38, capSysAdmin}, {"CAP_NET_ADMIN", 12, 0},
-		{"CAP_SYS_PTRACE", 19, 0}, {"CAP_SYS_ADMIN", capSysAdmin, 0},
+		{"CAP_SYS_PTRACE", 19, 0}, {"CAP_DAC_READ_SEARCH", 2, 0},
 	} {
 		if have&(1<<c.bit) == 0 && (c.instead == 0 || have&(1<<c.instead) == 0) {
 			lacks = append(lacks, c.name)
@@ -74,7 +74,7 @@ func (h host) privileges() Line {
 		l.Grade, l.Detail, l.Hint = Missing, "lacks "+strings.Join(lacks, ", "), "run `sudo sidestep doctor`"
 		return l
 	}
-	l.Detail = "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_SYS_ADMIN"
+	l.Detail = "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH"
 	return l
 }
 
