@@ -21,11 +21,11 @@ test: ## all tests, about five minutes at most (root)
 
 .PHONY: check-long
 check-long: ## the tests that loop, with longer loops (root)
-	$(GO) test -count=1 -timeout 30m ./internal/leak ./internal/datapath -args -long
+	$(GO) test -p 1 -count=1 -timeout 30m ./internal/leak ./internal/datapath -args -long
 
 .PHONY: race
 race: ## the tests under the race detector (root, cgo)
-	$(GO) test -race -timeout 30m ./policy ./api ./internal/... .
+	$(GO) test -race -p 1 -timeout 30m ./policy ./api ./internal/... .
 
 .PHONY: bench
 bench: ## what it costs, engine off and on in one run (root)

@@ -109,7 +109,7 @@ func (e *Engine) set(ctx context.Context, apps []app) error {
 		e.remember(e.apps)
 		return fmt.Errorf("put the policy in force: %w", err)
 	}
-	e.closeStrays(lost(e.apps, apps))
+	e.closeStrays(len(apps) == 0 && len(e.apps) > 0)
 	e.apps = apps
 	e.remember(apps)
 	targets := make([]identity.Target, len(apps))
@@ -139,11 +139,6 @@ func (e *Engine) blame(apps []app, err error) error {
 		return err
 	}
 	return fmt.Errorf("%s: %w", apps[i].Path, err)
-}
-
-// lost reports whether an app was in the policy and is no longer.
-func lost(before, now []app) bool {
-	return slices.ContainsFunc(before, func(a app) bool { return index(now, a.Path) < 0 })
 }
 
 // remember keeps the apps' names for the goroutine that reports events.
@@ -290,6 +285,9 @@ func (e *Engine) Reload(ctx context.Context, o Options) error {
 		return errors.New("the state directory and the numbers of mark, table, rule and protocol only change with a restart")
 	}
 	return e.do(ctx, func() error {
+		if err := e.checkStrict(o); err != nil {
+			return err
+		}
 		apps := slices.Clone(e.apps)
 		apps = slices.DeleteFunc(apps, func(a app) bool { return a.Configured && !o.Exclude.Has(a.Path) })
 		apps = withConfigured(apps, o.Exclude)

@@ -113,6 +113,9 @@ func (e *Engine) open() (err error) {
 	if err != nil {
 		return withWayOut(fmt.Errorf("open the datapath: %w", err))
 	}
+	if err := e.checkStrict(e.opts); err != nil {
+		return err
+	}
 	if e.kernel.Adopted() {
 		e.opts.Log.Info("took over the datapath that was in force")
 	}

@@ -17,7 +17,7 @@ import (
 const rounds = 5
 
 // closeStrays closes the connections that are on the wrong side, and returns when none is left; cut hears of each. With
-// ended it looks for what remains of closed ones, too: for when an app has come back inside.
+// ended it looks for what remains of closed ones, too: for when the last app has come back inside.
 //
 // The guard has stopped them already, so one that can't be closed is a nuisance for its program, and no leak.
 func closeStrays(k *datapath.Datapath, c *sockets.Closer, ended bool, cut func(datapath.Stray)) error {

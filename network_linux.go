@@ -77,6 +77,14 @@ func (e *Engine) network() datapath.Network {
 	}
 }
 
+// checkStrict says whether the kernel can do what the options ask for.
+func (e *Engine) checkStrict(o Options) error {
+	if !o.Strict {
+		return nil
+	}
+	return e.kernel.CanBeStrict()
+}
+
 // strict reports whether included programs are to be kept off the uplink now.
 func (e *Engine) strict() bool { return e.opts.Strict && len(e.plan.Tunnels) > 0 }
 

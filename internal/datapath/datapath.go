@@ -1,7 +1,7 @@
 // Package datapath drives the kernel part of the engine: it loads and pins the programs, writes the rules, moves apps
 // from one side to the other, and reads back what the kernel knows.
 //
-//	Open ──▶ tracepoints and socket hook attached, maps pinned
+//	Open ──▶ tracepoints, socket hooks and guard attached, maps pinned
 //	  │
 //	 Set(apps) : rules ─▶ walks over what lives ─▶ one write per app ─▶ in force
 //	  │

@@ -41,9 +41,6 @@ type Network struct {
 func (d *Datapath) Permit(n Network) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if n.Strict && !d.asksNetns {
-		return ErrStrict
-	}
 	if err := replace(d.objs.Links, linkRoles(n)); err != nil {
 		return fmt.Errorf("tell the guard of links: %w", err)
 	}
@@ -152,6 +149,14 @@ func replace[K comparable](m *ebpf.Map, want map[K]uint32) error {
 // tunnelPin begins the names of the links to the tunnels' doors.
 const tunnelPin = "tunnel-"
 
+// CanBeStrict returns ErrStrict if strict mode cannot be had on this kernel.
+func (d *Datapath) CanBeStrict() error {
+	if d.asksNetns {
+		return nil
+	}
+	return ErrStrict
+}
+
 // guardTunnels attaches the door program to these links, and to no others. A kernel without tcx (before 6.6) has no such
 // door; docs/limits.md says what passes then.
 func (d *Datapath) guardTunnels(indexes []int) error {
@@ -159,7 +164,7 @@ func (d *Datapath) guardTunnels(indexes []int) error {
 	for _, index := range indexes {
 		name := fmt.Sprint(tunnelPin, index)
 		wanted[name] = true
-		if d.links[name] != nil {
+		if d.hasDoor(name) {
 			continue
 		}
 		l, err := d.attachDoor(index)
@@ -169,10 +174,10 @@ func (d *Datapath) guardTunnels(indexes []int) error {
 		if err != nil {
 			return fmt.Errorf("guard the door of tunnel %d: %w", index, err)
 		}
-		d.links[name] = l
 		if err := d.pinLink(name, l); err != nil {
-			return err
+			return errors.Join(err, l.Close())
 		}
+		d.links[name] = l
 	}
 	pinned, err := d.pinnedLinks()
 	if err != nil {
@@ -187,6 +192,21 @@ func (d *Datapath) guardTunnels(indexes []int) error {
 		}
 	}
 	return nil
+}
+
+// hasDoor reports whether the door of a link is guarded: of that very link, and not of one that had its index before.
+func (d *Datapath) hasDoor(name string) bool {
+	l := d.links[name]
+	if l == nil {
+		return false
+	}
+	info, err := l.Info()
+	if err == nil && info.TCX() != nil && info.TCX().Ifindex != 0 {
+		return true
+	}
+	delete(d.links, name)
+	l.Close()
+	return false
 }
 
 func (d *Datapath) attachDoor(index int) (l link.Link, err error) {

@@ -21,15 +21,31 @@ type Stray struct {
 
 // Strays moves listeners to the side of their app, and lists the connections that are to be closed: those whose app is on
 // another side than they are, those that wait in the queue of a listener that has moved, and in strict mode those that
-// included programs made over an uplink. With ended it lists the ends of marked connections, in TIME-WAIT, too: for when an
-// app has come back inside.
+// included programs made over an uplink. With ended it lists the ends of marked connections, in TIME-WAIT, too: for when the
+// last app has come back inside. They do not tell whose they were.
 func (d *Datapath) Strays(ended bool) ([]Stray, error) {
-	var all, queued []Stray
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all, moved, err := d.strays(ended)
+	if err != nil || !moved {
+		return all, err
+	}
+	// What a listener had in its queue before it was noted may have been accepted by now: it is in a file then.
+	if err := d.noteSockets(); err != nil {
+		return nil, fmt.Errorf("note accepted connections: %w", err)
+	}
+	again, _, err := d.strays(ended)
+	return append(all, again...), err
+}
+
+// strays is one round of Strays. It reports whether a listener has moved.
+func (d *Datapath) strays(ended bool) (all []Stray, anyMoved bool, err error) {
+	var queued []Stray
 	moved := map[netip.AddrPort]bool{}
 	for _, prog := range []*ebpf.Program{d.objs.WalkTcp, d.objs.WalkUdp} {
 		records, err := walkFor[bpf.DatapathStray](d, prog)
 		if err != nil {
-			return nil, fmt.Errorf("look for connections on the wrong side: %w", err)
+			return nil, false, fmt.Errorf("look for connections on the wrong side: %w", err)
 		}
 		for _, r := range records {
 			s := strayOf(r)
@@ -48,7 +64,7 @@ func (d *Datapath) Strays(ended bool) ([]Stray, error) {
 			all = append(all, s)
 		}
 	}
-	return all, nil
+	return all, len(moved) > 0, nil
 }
 
 // cameTo reports whether a connection with this local end came to one of the listeners.

@@ -42,10 +42,13 @@ func parsePrefixes(texts ...string) []netip.Prefix {
 }
 
 // local returns the destinations that count as local: those that always do, networks of private addresses that
-// a route leads to, and what is on a link.
-func (w *world) local(routes []netmon.Route) []netip.Prefix {
+// a route leads to, and what is on a link: by links that are permitted.
+func (w *world) local(routes []netmon.Route, closed []int) []netip.Prefix {
 	all, own := alwaysLocal(), private()
 	for _, r := range routes {
+		if slices.ContainsFunc(r.Nexthops, func(nh netmon.Nexthop) bool { return slices.Contains(closed, nh.OIF) }) {
+			continue // the guard lets nobody go there
+		}
 		if r.Type == netmon.Unicast && len(r.Nexthops) > 0 && (within(r.Dst, own) || w.leadsToNeighbours(r)) {
 			all = append(all, r.Dst)
 		}

@@ -22,11 +22,13 @@ func (w *world) permitted(p Plan) []int {
 	return all
 }
 
-// closed returns the links that marked packets may not use: whatever is not permitted, but loopback.
+// closed returns the links that marked packets may not use: whatever is not permitted, but loopback, and but the ports of
+// bridges and bonds, where no route leads.
 func (w *world) closed(p Plan) []int {
 	var all []int
 	for _, l := range w.snap.Links {
-		if !l.Loopback && !slices.Contains(p.Permitted, l.Index) {
+		port := l.Master != 0 && w.links[l.Master].Kind != "vrf"
+		if !l.Loopback && !port && !slices.Contains(p.Permitted, l.Index) {
 			all = append(all, l.Index)
 		}
 	}

@@ -65,7 +65,7 @@ func PlanFor(snap netmon.Snapshot, cfg Config) Plan {
 	p.Permitted = w.permitted(p)
 	p.Closed = w.closed(p)
 	p.Outside, p.Inside, p.Neutral = w.sides(p)
-	p.Local = w.local(p.Routes)
+	p.Local = w.local(p.Routes, p.Closed)
 	p.Hosts = w.hosts(p.Local)
 	p.Links = w.mentioned(p.Routes)
 	p.Sysctls = w.sysctls(p.Routes)

@@ -21,6 +21,9 @@
 #define EXIT_OUTSIDE 1 /* the uplink */
 #define EXIT_BLOCKED 2 /* nowhere */
 
+/* For how long the peer of a connection that was cut gets no answer: it may repeat itself for so long. */
+#define CUT_SECONDS 120
+
 /* What a rule's key stands for, in the upper half of its last word. */
 #define KIND_FILE 1
 #define KIND_DIR 2
@@ -90,7 +93,7 @@ struct note {
 	struct list apps; /* as in the label of the process that made the socket */
 	__u32 born; /* the exit it was made for: its side, for good */
 	__u32 tgid; /* the process that made it, or that the note walk found to hold it */
-	__u32 walked; /* 1: the note walk found it, so its maker is a guess */
+	__u32 walked; /* by which generation's note walk it was found, so that its maker is a guess; 0: it is known */
 	__u32 told; /* when the guard last told of it, in seconds of boot time */
 	__u32 unused; /* 1: it had no port when it was noted, or was closed with it: its first use may be on any side */
 	__u32 pad;

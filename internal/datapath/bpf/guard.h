@@ -95,48 +95,78 @@ static __always_inline __u8 protocol_of(struct __sk_buff *skb)
 	return protocol;
 }
 
-/* is_reset reports whether a TCP packet is a reset: the last of a connection that is being closed. */
-static __always_inline int is_reset(struct __sk_buff *skb)
+/* flags_of reads the flags of a TCP packet. */
+static __always_inline __u8 flags_of(struct __sk_buff *skb)
 {
 	__u8 flags = 0;
 
 	if (bpf_skb_load_bytes_relative(skb, transport_at(skb) + 13, &flags, sizeof(flags), BPF_HDR_START_NET))
 		return 0;
-	return flags & 4;
+	return flags;
 }
 
-/* is_unreachable reports whether an ICMP packet says that nobody is there. */
-static __always_inline int is_unreachable(struct __sk_buff *skb, __u8 protocol)
+/* What a packet of the kernel's own may be. */
+enum answer {
+	ANSWER_NONE, /* nothing that refuses anybody: an echo, a SYN-ACK */
+	ANSWER_ERROR, /* ICMP of another kind than the next */
+	ANSWER_NOBODY, /* ICMP: nobody is at this port */
+	ANSWER_TCP, /* a reset, a last acknowledgement */
+};
+
+/* answer_of says what a packet that has no socket of its own answers. include/uapi/linux/icmp{,v6}.h */
+static __noinline __u32 answer_of(struct __sk_buff *skb, __u32 protocol)
 {
-	__u8 type = 0;
+	__u8 icmp[2];
 
-	if (bpf_skb_load_bytes_relative(skb, transport_at(skb), &type, sizeof(type), BPF_HDR_START_NET))
-		return 0;
-	return type == (protocol == IPPROTO_ICMP ? ICMP_DEST_UNREACH : ICMPV6_DEST_UNREACH);
-}
-
-/* is_unwanted reports whether the kernel's own packet is an answer (a reset, the last acknowledgement, "nobody is there")
- * to what belongs to a connection that was cut, or might: an app was excluded a moment ago, and what it had closed just
- * before that left no trace.
- */
-static __noinline int is_unwanted(struct __sk_buff *skb, const struct config *cfg)
-{
-	__u8 protocol = protocol_of(skb);
-	struct flow f = {};
-
-	if (!cfg)
-		return 0;
-	read_packet(skb, protocol, SENT, &f);
-	if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6) {
-		if (!is_unreachable(skb, protocol))
-			return 0;
-		f.protocol = IPPROTO_UDP;
-	} else if (protocol != IPPROTO_TCP) {
-		return 0;
+	if (protocol == IPPROTO_TCP)
+		return flags_of(skb) & TCP_SYN ? ANSWER_NONE : ANSWER_TCP;
+	if (protocol != IPPROTO_ICMP && protocol != IPPROTO_ICMPV6)
+		return ANSWER_NONE;
+	if (bpf_skb_load_bytes_relative(skb, transport_at(skb), icmp, sizeof(icmp), BPF_HDR_START_NET))
+		return ANSWER_NONE;
+	if (protocol == IPPROTO_ICMP) {
+		if (icmp[0] == ICMP_DEST_UNREACH)
+			return icmp[1] == ICMP_PORT_UNREACH ? ANSWER_NOBODY : ANSWER_ERROR;
+		return icmp[0] == ICMP_TIME_EXCEEDED || icmp[0] == ICMP_PARAMETERPROB ? ANSWER_ERROR : ANSWER_NONE;
 	}
-	if (bpf_map_lookup_elem(&cut, &f))
-		return 1;
-	return !is_permitted(skb->ifindex) && bpf_ktime_get_boot_ns() < cfg->quiet;
+	if (icmp[0] == ICMPV6_DEST_UNREACH && icmp[1] == ICMPV6_PORT_UNREACH)
+		return ANSWER_NOBODY;
+	return icmp[0] < ICMPV6_INFOMSG_MASK ? ANSWER_ERROR : ANSWER_NONE;
+}
+
+/* was_cut reports whether a connection was closed on the wrong side not long ago. */
+static __always_inline int was_cut(const struct flow *f)
+{
+	__u32 *when = bpf_map_lookup_elem(&cut, f);
+
+	return when && (__u32)(bpf_ktime_get_boot_ns() / 1000000000) - *when < CUT_SECONDS;
+}
+
+/* is_misled reports whether a packet that the kernel answers with, in nobody's name, takes an uplink's address into a
+ * closed link; or goes on with a connection that was cut, or might: an app was excluded a moment ago, and what it had
+ * closed just before that left no trace.
+ */
+static __noinline int is_misled(struct __sk_buff *skb, const struct config *cfg)
+{
+	__u32 protocol = protocol_of(skb);
+	__u32 answer = answer_of(skb, protocol);
+	struct flow f = {};
+	struct address a;
+
+	if (!cfg || answer == ANSWER_NONE)
+		return 0;
+	if (!is_permitted(skb->ifindex)) {
+		if (read_address(skb, SOURCE, &a) && whose_address(&a) == ADDRESS_OUTSIDE)
+			return 1;
+		if (answer != ANSWER_ERROR && bpf_ktime_get_boot_ns() < cfg->quiet)
+			return 1;
+	}
+	if (answer == ANSWER_ERROR)
+		return 0;
+	read_packet(skb, answer == ANSWER_NOBODY ? IPPROTO_NONE : protocol, SENT, &f);
+	if (answer == ANSWER_NOBODY)
+		f.protocol = IPPROTO_UDP;
+	return was_cut(&f);
 }
 
 /* tell reports a stopped packet, once in a second for each socket: a flood must not drown everything else. */
@@ -198,13 +228,21 @@ static __always_inline int guard_outside(struct __sk_buff *skb, struct bpf_sock 
 	return PASS;
 }
 
+/* is_ours reports whether a packet of a socket is in the network namespace that we govern, as far as can be told. */
+static __always_inline int is_ours(struct __sk_buff *skb, const struct config *cfg)
+{
+	return !asks_netns || bpf_get_netns_cookie(skb) == cfg->netns_cookie;
+}
+
 /* guard_strict holds everybody else to the tunnel: who leaves by an uplink must have a mark of somebody's, as the
  * transport of a VPN, or speak to a local place or to a host that was sent outside by name.
  */
 static __always_inline int guard_strict(struct __sk_buff *skb, struct bpf_sock *sk, const struct config *cfg,
 					enum way way)
 {
-	if (!asks_netns || bpf_get_netns_cookie(skb) != cfg->netns_cookie || sk->mark)
+	__u8 protocol;
+
+	if (!asks_netns || !is_ours(skb, cfg) || sk->mark)
 		return PASS;
 	if (!is_permitted(skb->ifindex)) {
 		if (way == RECEIVED || !is_from(skb, ADDRESS_OUTSIDE))
@@ -214,20 +252,11 @@ static __always_inline int guard_strict(struct __sk_buff *skb, struct bpf_sock *
 	}
 	if (place_of_peer(skb, way))
 		return PASS;
+	protocol = protocol_of(skb);
+	if (sk->type != SOCK_RAW && protocol != sk->protocol)
+		return PASS; /* wrapped by IPsec */
 	count(STAT_GUARD_STRICT);
 	return DROP;
-}
-
-/* is_misled reports whether a raw socket's packet, which the kernel's own answers are, takes an uplink's address into a
- * tunnel, or goes on with what was cut.
- */
-static __always_inline int is_misled(struct __sk_buff *skb, const struct config *cfg)
-{
-	if (asks_netns && bpf_get_netns_cookie(skb) != cfg->netns_cookie)
-		return 0;
-	if (!is_permitted(skb->ifindex) && is_from(skb, ADDRESS_OUTSIDE))
-		return 1;
-	return is_unwanted(skb, cfg);
 }
 
 /* guard_changed looks at a packet of a socket that is not where its app is: it may speak to local places. The reset with
@@ -240,7 +269,8 @@ static __always_inline int guard_changed(struct __sk_buff *skb, struct bpf_sock 
 
 	if (permitted && place_of_peer(skb, way) == PLACE_LOCAL)
 		return PASS;
-	if (way == SENT && sk->protocol == IPPROTO_TCP && (n->born == EXIT_OUTSIDE) == permitted && is_reset(skb))
+	if (way == SENT && sk->protocol == IPPROTO_TCP && (n->born == EXIT_OUTSIDE) == permitted &&
+	    flags_of(skb) & TCP_RST)
 		return PASS;
 	if (way == RECEIVED && sk->protocol == IPPROTO_TCP) { /* it will come again, perhaps when the socket is gone */
 		read_packet(skb, IPPROTO_TCP, way, &f);
@@ -272,7 +302,7 @@ static __always_inline int guard(struct __sk_buff *skb, enum way way)
 		if (now == EXIT_OUTSIDE)
 			return guard_outside(skb, sk, n, way);
 	}
-	if (way == SENT && sk->type == SOCK_RAW && is_misled(skb, cfg)) {
+	if (way == SENT && sk->type == SOCK_RAW && is_ours(skb, cfg) && is_misled(skb, cfg)) {
 		count(STAT_GUARD_ANSWERED);
 		return DROP;
 	}

@@ -186,15 +186,26 @@ struct bpf_iter__udp {
 #define SOCK_STREAM 1 /* include/linux/net.h */
 #define SOCK_RAW 3
 
+#define IPPROTO_NONE 59
 #define IPPROTO_ICMP 1
 #define IPPROTO_TCP 6 /* include/uapi/linux/in.h */
 #define IPPROTO_UDP 17
+#define IPPROTO_ESP 50
+#define IPPROTO_AH 51
 #define IPPROTO_ICMPV6 58
 #define IPPROTO_SCTP 132
 #define IPPROTO_MPTCP 262
 
 #define ICMP_DEST_UNREACH 3 /* include/uapi/linux/icmp{,v6}.h */
+#define ICMP_PORT_UNREACH 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETERPROB 12
 #define ICMPV6_DEST_UNREACH 1
+#define ICMPV6_PORT_UNREACH 4
+#define ICMPV6_INFOMSG_MASK 0x80 /* errors are below it */
+
+#define TCP_SYN 2 /* RFC 9293, section 3.1 */
+#define TCP_RST 4
 
 #define SOL_SOCKET 1 /* include/uapi/asm-generic/socket.h */
 #define SO_MARK 36
@@ -213,7 +224,6 @@ struct bpf_iter__udp {
 
 /* include/net/tcp_states.h; a connected UDP socket is TCP_ESTABLISHED */
 #define TCP_ESTABLISHED 1
-#define TCP_TIME_WAIT 6
 #define TCP_CLOSE_WAIT 8
 #define TCP_LISTEN 10
 #define TCP_NEW_SYN_RECV 12

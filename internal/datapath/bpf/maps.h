@@ -172,7 +172,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1 << 15);
 	__type(key, struct flow);
-	__type(value, __u32); /* 1 */
+	__type(value, __u32); /* when, in seconds of boot time; void after CUT_SECONDS */
 } cut SEC(".maps");
 
 /* mptcp: whose the MPTCP sockets are that the note walk has found, by their two ends.

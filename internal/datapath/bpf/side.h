@@ -55,17 +55,17 @@ static __always_inline int is_permitted(__u32 link)
 /* remember_cut has what the peer of a connection still sends go unanswered. */
 static __noinline int remember_cut(const struct flow *flow)
 {
+	__u32 when = bpf_ktime_get_boot_ns() / 1000000000;
 	struct flow f = *flow;
-	__u32 one = 1;
 
 	f.mapped = 0;
-	if (bpf_map_update_elem(&cut, &f, &one, BPF_ANY))
+	if (bpf_map_update_elem(&cut, &f, &when, BPF_ANY))
 		count(STAT_HELPER_FAILED);
 	if (f.protocol != IPPROTO_UDP)
 		return 0;
 	f.local_port = 0;
 	f.remote_port = 0;
-	if (bpf_map_update_elem(&cut, &f, &one, BPF_ANY))
+	if (bpf_map_update_elem(&cut, &f, &when, BPF_ANY))
 		count(STAT_HELPER_FAILED);
 	return 0;
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The door of a tunnel, on its tcx egress hook (Linux 6.6): what passes no cgroup hook.
+ * The door of a link that is closed to excluded programs, a tunnel as a rule, on its tcx egress hook (Linux 6.6): for what
+ * passes no cgroup hook.
  *
- * Invariant: nothing goes into the tunnel that has our mark (the last answers of a connection of an excluded program, in
- * TIME-WAIT), that an excluded program sends through a packet socket, or that the kernel answers with an uplink's address
- * (IPv6 resets).
+ * Invariant: nothing of this machine goes in that has our mark (the last answers of a connection of an excluded program, in
+ * TIME-WAIT), that an excluded program sends through a packet socket, or with which the kernel refuses what came by an
+ * uplink (IPv6 resets). What is forwarded, and what opens a connection, passes: a listener speaks for its SYN-ACKs.
  */
 #ifndef SIDESTEP_TUNNEL_H
 #define SIDESTEP_TUNNEL_H
@@ -33,14 +34,16 @@ int on_tunnel(struct __sk_buff *skb)
 	const struct config *cfg = get_config();
 	struct bpf_sock *sk = skb->sk;
 
-	if (!cfg)
+	if (!cfg || skb->ingress_ifindex)
 		return TCX_NEXT;
 	if (side_of_mark(cfg, skb->mark) == EXIT_OUTSIDE)
 		goto drop;
+	if (sk && sk->state == TCP_NEW_SYN_RECV)
+		return TCX_NEXT;
 	if (sk)
 		sk = bpf_sk_fullsock(sk);
 	if (!sk) {
-		if (is_from(skb, ADDRESS_OUTSIDE) || is_unwanted(skb, cfg))
+		if (is_misled(skb, cfg))
 			goto drop;
 		return TCX_NEXT;
 	}

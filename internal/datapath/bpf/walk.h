@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The agent's walks over what lives already: seed labels processes, assign labels one, note marks whose an open socket
- * is, list answers `sidestep ps`. Order: the tracepoints are attached, then rules and fresh apps written, then seed,
+ * is, disown and subflow mend that, holders tells who holds what, list answers `sidestep ps`. Order: the tracepoints are attached, then rules and fresh apps written, then seed,
  * then note, then the app is put in force by one write.
  */
 #ifndef SIDESTEP_WALK_H
@@ -123,6 +123,12 @@ static __always_inline int has_owner(const struct note *n, __u32 tgid)
 	return n->tgid != tgid && is_owned(n);
 }
 
+/* stamp tells the notes of this walk from earlier ones, which have been acted upon. */
+static __always_inline __u32 stamp(const struct config *cfg)
+{
+	return (__u32)cfg->generation | 1u << 31;
+}
+
 /* note_held notes that a socket is a process's. */
 static __noinline int note_held(const struct config *cfg, struct sock *sk, __u32 tgid, const struct list *apps)
 {
@@ -138,7 +144,7 @@ static __noinline int note_held(const struct config *cfg, struct sock *sk, __u32
 			return 0;
 		}
 		n->born = side_of_mark(cfg, sk->sk_mark);
-		n->walked = 1;
+		n->walked = stamp(cfg);
 		n->unused = !sk->__sk_common.skc_num;
 		count(STAT_SOCKETS_NOTED);
 	} else if (has_owner(n, tgid)) {
@@ -225,7 +231,7 @@ int walk_disown(struct bpf_iter__task_file *ctx)
 	if (!sk)
 		return 0;
 	n = bpf_sk_storage_get(&notes, sk, NULL, 0);
-	if (!n || !n->walked)
+	if (!n || n->walked != stamp(cfg))
 		return 0;
 	if (is_labelled(t, &l))
 		return 0;
