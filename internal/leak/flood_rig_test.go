@@ -21,7 +21,7 @@ type flood struct {
 	path   string
 	peers  [2]netip.Prefix // the addresses of the peers, in each family
 	stray  trail           // what proves has sent on both sides
-	pardon bool            // IPv6 resets by nobody's socket are let pass
+	pardon bool            // resets by nobody's socket are let pass
 	probes []probe
 	stop   func()
 }

@@ -32,11 +32,11 @@ type load struct{ packets, bytes uint64 }
 // A count is what a flood has sent on a side, by flow.
 type count map[trail]load
 
-// isReset6 reports whether a flow is of nothing but IPv6 resets by nobody's socket. docs/limits.md: they enter a tunnel until
-// the daemon has seen it.
-func isReset6(fl lab.Flow) bool {
-	const headers = 40 + 20
-	return fl.Family == lab.IPv6 && fl.Proto == lab.TCP && fl.Bytes == headers*fl.Packets
+// isReset reports whether a flow is of nothing but resets by nobody's socket. docs/limits.md: they enter a tunnel that the
+// daemon has not seen yet, and once it has been stopped.
+func isReset(fl lab.Flow) bool {
+	headers := map[lab.Family]uint64{lab.IPv4: 20 + 20, lab.IPv6: 40 + 20}[fl.Family]
+	return fl.Proto == lab.TCP && fl.Bytes == headers*fl.Packets
 }
 
 // sent returns what the flood has sent on a side so far.
@@ -45,7 +45,7 @@ func (f *flood) sent(s side) lab.Flows {
 	flows, err := f.wire(s).Flows()
 	f.ok(err)
 	return slices.DeleteFunc(flows, func(fl lab.Flow) bool {
-		return fl.Direction != lab.Sent || f.pardon && isReset6(fl) || !f.peers[0].Contains(fl.Dst) && !f.peers[1].Contains(fl.Dst)
+		return fl.Direction != lab.Sent || f.pardon && isReset(fl) || !f.peers[0].Contains(fl.Dst) && !f.peers[1].Contains(fl.Dst)
 	})
 }
 
