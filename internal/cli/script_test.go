@@ -146,7 +146,7 @@ func lead(ts *testscript.TestScript, _ bool, args []string) {
 	switch args[0] {
 	case "state":
 		eng.SetStatus(api.Status{State: api.State(args[1]), Tunnels: []string{"wg0"}, Uplink: api.Uplink{IPv4: "eth0"},
-			Counters: map[string]uint64{"guard_drops": 3}, Warnings: args[2:]})
+			Counters: map[string]uint64{"guard_drops": 3, "labels_full": 0}, Warnings: args[2:]})
 	case "fail":
 		eng.Fail(&api.Error{Code: api.ErrorCode(args[1]), Message: args[2], Hint: strings.Join(args[3:], " ")})
 	case "work":

@@ -36,7 +36,8 @@ func newStatusCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what the daemon is doing",
-		Long: `Status shows the state, the tunnels, the uplink of each address family, warnings and counters.
+		Long: `Status shows the state, the tunnels, the uplink of each address family, warnings, and the counters
+that are not zero (with --json: all).
 
   starting   the policy is not in force yet
   ready      the policy is in force, and there is no tunnel to step aside from
@@ -116,7 +117,9 @@ func (e *env) showStatus(st api.Status) error {
 		rows = append(rows, []string{"warning", printable(w)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(st.Counters)) {
-		rows = append(rows, []string{printable(name), strconv.FormatUint(st.Counters[name], 10)})
+		if n := st.Counters[name]; n > 0 {
+			rows = append(rows, []string{printable(name), strconv.FormatUint(n, 10)})
+		}
 	}
 	return e.table(rows)
 }
