@@ -21,6 +21,8 @@ type route struct {
 	via   string // a gateway, or "" for on-link
 	dev   string
 	table int // 0 means main
+	// metric is what the kernel takes to be usual if it is 0.
+	metric int
 }
 
 // withNetlink calls fn in the namespace with a netlink socket of that namespace.
@@ -104,7 +106,7 @@ func setRoutes(h *netlink.Handle, routes ...route) error {
 			return fmt.Errorf("route to %s: %w", r.to, err)
 		}
 		err = withLink(h, r.dev, func(link netlink.Link) error {
-			nr := &netlink.Route{Dst: to, LinkIndex: link.Attrs().Index, Table: r.table, Protocol: unix.RTPROT_BOOT}
+			nr := &netlink.Route{Dst: to, LinkIndex: link.Attrs().Index, Table: r.table, Priority: r.metric, Protocol: unix.RTPROT_BOOT}
 			nr.Gw = net.ParseIP(r.via)
 			if nr.Gw == nil && to.IP.To4() != nil {
 				nr.Scope = netlink.SCOPE_LINK

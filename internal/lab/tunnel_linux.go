@@ -36,7 +36,10 @@ func (w *World) startServer(context.Context) error {
 // TunnelUp makes the machine's tunnel and routes everything into it, as `wg-quick up` does, and waits for the
 // handshake. The machine's key is a new one every time. If it fails or ctx ends first, there is no tunnel. With the
 // tunnel there, it does nothing.
-func (w *World) TunnelUp(ctx context.Context) error {
+func (w *World) TunnelUp(ctx context.Context) error { return w.TunnelUpAs(ctx, TunnelName) }
+
+// TunnelUpAs is TunnelUp for a tunnel of another name.
+func (w *World) TunnelUpAs(ctx context.Context, name string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -45,7 +48,7 @@ func (w *World) TunnelUp(ctx context.Context) error {
 	if w.tunnel != nil {
 		return nil
 	}
-	if err := w.tunnelUpLocked(ctx); err != nil {
+	if err := w.tunnelUpLocked(ctx, name); err != nil {
 		return errors.Join(fmt.Errorf("bring tunnel up: %w", err), w.tunnelDownLocked())
 	}
 	return nil
@@ -61,7 +64,7 @@ func (w *World) TunnelDown() error {
 	return nil
 }
 
-func (w *World) tunnelUpLocked(ctx context.Context) error {
+func (w *World) tunnelUpLocked(ctx context.Context, name string) error {
 	secret, err := wgtypes.GeneratePrivateKey()
 	if err != nil {
 		return err
@@ -73,10 +76,10 @@ func (w *World) tunnelUpLocked(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if w.tunnel, err = newWireguard(w.Machine, TunnelName, w.opts.Userspace); err != nil {
+	if w.tunnel, err = newWireguard(w.Machine, name, w.opts.Userspace); err != nil {
 		return err
 	}
-	if err := w.wires.Tunnel.attach(w.Machine, TunnelName); err != nil {
+	if err := w.wires.Tunnel.attach(w.Machine, name); err != nil {
 		return err
 	}
 	// In wg-quick's order: keys, addresses, link, routing.
@@ -88,7 +91,8 @@ func (w *World) tunnelUpLocked(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := w.Machine.withNetlink(w.setTunnelRouting); err != nil {
+	err = w.Machine.withNetlink(func(h *netlink.Handle) error { return w.setTunnelRouting(h, name) })
+	if err != nil {
 		return err
 	}
 	if err := w.Machine.setSysctls([2]string{"ipv4/conf/all/src_valid_mark", "1"}); err != nil {
@@ -117,17 +121,17 @@ func (w *World) tunnelDownLocked() error {
 }
 
 // setTunnelRouting configures the machine's end of the tunnel.
-func (w *World) setTunnelRouting(h *netlink.Handle) error {
+func (w *World) setTunnelRouting(h *netlink.Handle, name string) error {
 	addrs := []string{Tunnel4 + "/24"}
-	routes := []route{{to: "0.0.0.0/0", dev: TunnelName, table: Fwmark}}
+	routes := []route{{to: "0.0.0.0/0", dev: name, table: Fwmark}}
 	if !w.opts.NoTunnel6 {
 		addrs = append(addrs, Tunnel6+"/64")
-		routes = append(routes, route{to: "::/0", dev: TunnelName, table: Fwmark})
+		routes = append(routes, route{to: "::/0", dev: name, table: Fwmark})
 	}
-	if err := setAddrs(h, TunnelName, addrs...); err != nil {
+	if err := setAddrs(h, name, addrs...); err != nil {
 		return err
 	}
-	if err := withLink(h, TunnelName, h.LinkSetUp); err != nil {
+	if err := withLink(h, name, h.LinkSetUp); err != nil {
 		return err
 	}
 	if err := setRoutes(h, routes...); err != nil {
@@ -166,55 +170,4 @@ func (w *World) prefixes(v4, v6 string) []netip.Prefix {
 		carried = append(carried, netip.MustParsePrefix(v6))
 	}
 	return carried
-}
-
-// UplinkUp gives the machine its uplink back: link, addresses and default routes. With the uplink there, it
-// changes nothing.
-func (w *World) UplinkUp(ctx context.Context) error {
-	err := w.Machine.withNetlink(func(h *netlink.Handle) error {
-		return withLink(h, UplinkName, h.LinkSetUp)
-	})
-	if err == nil {
-		err = w.Machine.waitRunning(ctx, UplinkName)
-	}
-	if err == nil {
-		err = w.Machine.withNetlink(w.setUplinkRouting)
-	}
-	if err != nil {
-		return fmt.Errorf("bring uplink up: %w", err)
-	}
-	return nil
-}
-
-// UplinkDown takes the machine's uplink away, as switching Wi-Fi off does: its routes and addresses go with it.
-func (w *World) UplinkDown() error {
-	err := w.Machine.withNetlink(func(h *netlink.Handle) error {
-		return withLink(h, UplinkName, func(link netlink.Link) error {
-			if err := h.LinkSetDown(link); err != nil {
-				return err
-			}
-			addrs, err := h.AddrList(link, netlink.FAMILY_ALL)
-			for _, addr := range addrs {
-				err = errors.Join(err, h.AddrDel(link, &addr))
-			}
-			return err
-		})
-	})
-	if err != nil {
-		return fmt.Errorf("take uplink down: %w", err)
-	}
-	return nil
-}
-
-func (w *World) setUplinkRouting(h *netlink.Handle) error {
-	addrs := []string{Machine4 + "/24"}
-	routes := []route{{to: "0.0.0.0/0", via: LAN4, dev: UplinkName}}
-	if !w.opts.NoUplink6 {
-		addrs = append(addrs, Machine6+"/64")
-		routes = append(routes, route{to: "::/0", via: LAN6, dev: UplinkName})
-	}
-	if err := setAddrs(h, UplinkName, addrs...); err != nil {
-		return err
-	}
-	return setRoutes(h, routes...)
 }

@@ -24,11 +24,11 @@ var ErrUncounted = errors.New("packets passed uncounted")
 
 // Wires are the two ways out of the machine.
 type Wires struct {
-	Uplink *Wire // tapped on the router's end of the cable: what arrives there has really left the machine
+	Uplink *Wire // tapped on the router's end of the cable, or of both: what arrives there has really left the machine
 	Tunnel *Wire // tapped on the machine's tunnel interface, before encryption
 }
 
-// A Wire counts all packets that pass a link, in the kernel, without losing any.
+// A Wire counts all packets that pass a link, or several, in the kernel, without losing any.
 //
 // It goes on counting when the link is deleted and made again. Its methods may be called at any time, from any
 // goroutine, until the world is closed.
@@ -36,8 +36,8 @@ type Wire struct {
 	far     bool // the tap is on the other end of the link, so what it receives, the machine sent
 	objects counterObjects
 
-	mu  sync.Mutex
-	tap int // AF_PACKET socket; -1 when there is no link
+	mu   sync.Mutex
+	taps []int // AF_PACKET sockets; none when there is no link
 }
 
 // newWire loads a counter that can tell flows flows apart. It taps no link yet.
@@ -49,14 +49,14 @@ func newWire(far bool, flows int) (*Wire, error) {
 	if flows > 0 {
 		spec.Maps["flows"].MaxEntries = uint32(flows)
 	}
-	w := &Wire{far: far, tap: -1}
+	w := &Wire{far: far}
 	if err := spec.LoadAndAssign(&w.objects, nil); err != nil {
 		return nil, fmt.Errorf("new wire: %w", err)
 	}
 	return w, nil
 }
 
-// attach taps a link of the namespace.
+// attach taps a link of the namespace, beside those that are tapped.
 func (w *Wire) attach(n *Namespace, link string) error {
 	tap := -1
 	err := n.withNetlink(func(h *netlink.Handle) error {
@@ -70,26 +70,21 @@ func (w *Wire) attach(n *Namespace, link string) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.detachLocked()
-	w.tap = tap
+	w.taps = append(w.taps, tap)
 	return nil
 }
 
-// detach ends the tap and keeps the counts.
+// detach ends the taps and keeps the counts.
 func (w *Wire) detach() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.detachLocked()
-}
-
-func (w *Wire) detachLocked() {
-	if w.tap >= 0 {
-		unix.Close(w.tap)
-		w.tap = -1
+	for _, tap := range w.taps {
+		unix.Close(tap)
 	}
+	w.taps = nil
 }
 
-// close ends the tap and forgets the counts.
+// close ends the taps and forgets the counts.
 func (w *Wire) close() error {
 	w.detach()
 	return w.objects.Close()

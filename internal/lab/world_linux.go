@@ -17,6 +17,7 @@ type Options struct {
 	// MaxFlows is how many flows each wire can tell apart before it fails. Zero stands for 65536.
 	MaxFlows int
 
+	Spare     bool // the machine has a second uplink; SpareUp brings it up
 	NoTunnel  bool // start without the tunnel; TunnelUp adds it
 	NoTunnel6 bool // the tunnel carries IPv4 only, so IPv6 goes by the uplink, as with a careless VPN
 	NoUplink6 bool // the uplink has no IPv6
@@ -167,16 +168,20 @@ func (n *Namespace) hurryOrphans() error {
 }
 
 func (w *World) makeLinks(ctx context.Context) error {
-	cables := []struct {
+	type ends struct {
 		a     *Namespace
 		aName string
 		b     *Namespace
 		bName string
-	}{
+	}
+	cables := []ends{
 		{w.Machine, UplinkName, w.Router, "lan0"},
 		{w.VPN, "eth0", w.Router, "vpn0"},
 		{w.Internet, "eth0", w.Router, "net0"},
 		{w.Internet, "vpn0", w.VPN, "net0"},
+	}
+	if w.opts.Spare {
+		cables = append(cables, ends{w.Machine, SpareName, w.Router, "lan1"})
 	}
 	for _, c := range cables {
 		if err := cable(c.a, c.aName, c.b, c.bName); err != nil {
@@ -203,6 +208,11 @@ func (w *World) configure(context.Context) error {
 			setAddrs(h, "vpn0", "198.51.100.254/24", "2001:db8:51::fe/64"),
 			setAddrs(h, "net0", "203.0.113.1/24", "2001:db8:99::1/64"))
 	})
+	if err == nil && w.opts.Spare {
+		err = errors.Join(w.SpareDown(), w.Router.withNetlink(func(h *netlink.Handle) error {
+			return setAddrs(h, "lan1", SpareLAN4+"/24", SpareLAN6+"/64")
+		}))
+	}
 	if err != nil {
 		return fmt.Errorf("configure router: %w", err)
 	}
@@ -213,6 +223,8 @@ func (w *World) configure(context.Context) error {
 			setRoutes(h,
 				route{to: "192.0.2.0/24", via: "198.51.100.254", dev: "eth0"},
 				route{to: "2001:db8:1::/64", via: "2001:db8:51::fe", dev: "eth0"},
+				route{to: "198.18.2.0/24", via: "198.51.100.254", dev: "eth0"},
+				route{to: "2001:db8:2::/64", via: "2001:db8:51::fe", dev: "eth0"},
 				route{to: "203.0.113.0/24", via: "198.18.0.2", dev: "net0"},
 				route{to: "2001:db8:99::/64", via: "2001:db8:98::2", dev: "net0"}))
 	})
@@ -231,6 +243,8 @@ func (w *World) configureInternet() error {
 			setRoutes(h,
 				route{to: "192.0.2.0/24", via: "203.0.113.1", dev: "eth0"},
 				route{to: "2001:db8:1::/64", via: "2001:db8:99::1", dev: "eth0"},
+				route{to: "198.18.2.0/24", via: "203.0.113.1", dev: "eth0"},
+				route{to: "2001:db8:2::/64", via: "2001:db8:99::1", dev: "eth0"},
 				route{to: "198.51.100.0/24", via: "203.0.113.1", dev: "eth0"},
 				route{to: "2001:db8:51::/64", via: "2001:db8:99::1", dev: "eth0"},
 				route{to: "10.64.0.0/24", via: "198.18.0.1", dev: "vpn0"},
@@ -261,5 +275,8 @@ func (w *World) startWires(context.Context) error {
 	if w.wires.Tunnel, err = newWire(false, w.opts.MaxFlows); err != nil {
 		return err
 	}
-	return w.wires.Uplink.attach(w.Router, "lan0")
+	if err := w.wires.Uplink.attach(w.Router, "lan0"); err != nil || !w.opts.Spare {
+		return err
+	}
+	return w.wires.Uplink.attach(w.Router, "lan1")
 }

@@ -38,10 +38,16 @@ func pattern(position int64) byte {
 // download starts a download through the tunnel, and shows that it is one.
 func (r *rig) download() *download {
 	r.t.Helper()
-	conn, err := r.world.Machine.Dial(r.ctx, "tcp", internet4(servicePort).String())
+	return r.downloadFrom(internet4(servicePort), sources[inside][0])
+}
+
+// downloadFrom is download from another service, to which this machine is known by the address as.
+func (r *rig) downloadFrom(service netip.AddrPort, as netip.Addr) *download {
+	r.t.Helper()
+	conn, err := r.world.Machine.Dial(r.ctx, "tcp", service.String())
 	r.ok(err)
 	d := &download{rig: r, conn: conn.(*net.TCPConn), from: netip.MustParseAddrPort(conn.LocalAddr().String())}
-	if d.from.Addr() != sources[inside][0] {
+	if d.from.Addr() != as {
 		r.t.Fatalf("the download comes to %v, want it in the tunnel", d.from)
 	}
 	ctx, stop := context.WithCancel(r.ctx)
