@@ -1,8 +1,10 @@
 package leak_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"sidestep/api"
@@ -272,4 +275,83 @@ func TestExcludedServersAreReachedByTheUplink(t *testing.T) {
 			r.exclude(listed)
 		}
 	}
+}
+
+// TestConnectionsOutsideNeverHaveTheTunnelsAddress is about the moment in which the uplink has a route and no address: the
+// kernel then takes whatever address the machine has.
+func TestConnectionsOutsideNeverHaveTheTunnelsAddress(t *testing.T) {
+	t.Parallel()
+	r := engaged(t)
+	listed := r.install("listed")
+	r.exclude(listed)
+	a := r.start(listed)
+	r.goes(a, outside, "with an address")
+	r.ok(r.world.Machine.Do(func() error {
+		return onLink(lab.UplinkName, func(l netlink.Link) error {
+			return errors.Join(dropGlobal(l), routeBy(l, "192.0.2.0/24", ""), routeBy(l, "2001:db8:1::/64", ""),
+				routeBy(l, "0.0.0.0/0", lab.LAN4), routeBy(l, "::/0", lab.LAN6))
+		})
+	}))
+	for i, host := range internet {
+		syn := lab.Match{Direction: lab.Sent, Proto: lab.TCP, Src: sources[inside][i]}
+		knock := func(port uint16, connect func(netip.AddrPort)) uint64 {
+			connect(netip.AddrPortFrom(host, port))
+			m := syn
+			m.DstPort = port
+			r.settle()
+			n, err := r.wire(outside).Count(m)
+			r.ok(err)
+			return n
+		}
+		r.wait("the sensor: a connection of the tunnel's transport", func() bool {
+			return 0 < knock(r.port(), func(to netip.AddrPort) {
+				ctx, cancel := context.WithTimeout(r.ctx, 50*time.Millisecond)
+				defer cancel()
+				if conn, err := r.world.Machine.Dial(ctx, "tcp", to.String(), lab.Mark(lab.Fwmark)); err == nil {
+					r.ok(conn.Close())
+				}
+			})
+		})
+		r.wait("the guard to stop a connection", func() bool {
+			before := r.status().Counters["guard_dropped_source"]
+			n := knock(r.port(), func(to netip.AddrPort) {
+				s, err := a.Socket(r.ctx, to, unix.SOCK_STREAM)
+				r.ok(err)
+				sa := actor.Sockaddr(to)
+				_, _ = a.Syscall(r.ctx, unix.SYS_CONNECT, int(s), sa, len(sa)) // goes on by itself, and is counted
+				r.ok(a.CloseSocket(r.ctx, s))
+			})
+			if n != 0 {
+				t.Errorf("%d packets of a connection to %v have left by the uplink with the tunnel's address", n, host)
+			}
+			return n != 0 || r.status().Counters["guard_dropped_source"] > before
+		})
+	}
+}
+
+// dropGlobal takes a link its addresses, but those that belong to the link itself.
+func dropGlobal(l netlink.Link) error {
+	all, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	for _, a := range all {
+		if !a.IP.IsLinkLocalUnicast() {
+			err = errors.Join(err, netlink.AddrDel(l, &a))
+		}
+	}
+	return err
+}
+
+// routeBy sends a network to a link, or to a router there.
+func routeBy(l netlink.Link, to, via string) error {
+	_, dst, err := net.ParseCIDR(to)
+	if err != nil {
+		return err
+	}
+	r := &netlink.Route{Dst: dst, Gw: net.ParseIP(via), LinkIndex: l.Attrs().Index}
+	if via == "" {
+		r.Scope = netlink.SCOPE_LINK
+	}
+	if err := netlink.RouteReplace(r); err != nil {
+		return fmt.Errorf("%v: %w", r, err)
+	}
+	return nil
 }

@@ -216,14 +216,16 @@ static __always_inline __u32 place_of_peer(struct __sk_buff *skb, enum way way)
 	return read_address(skb, way == SENT ? DESTINATION : SOURCE, &a) ? place_of(&a) : 0;
 }
 
-/* guard_outside looks at a packet of a socket that was made outside, for an app that still is. Its address is chosen by
- * routing, but for what a datagram socket says of each datagram.
+/* guard_outside looks at a packet of a socket that was made outside, for an app that still is. Its address is its own
+ * choice, or that of routing: which takes what the machine has, the tunnel's too, while the uplink has lost its address. A
+ * connection keeps the one that it began with.
  */
 static __always_inline int guard_outside(struct __sk_buff *skb, struct bpf_sock *sk, struct note *n, enum way way)
 {
 	if (!is_permitted(skb->ifindex))
 		return drop(skb, sk, n, way, way == SENT ? STAT_GUARD_SENT : STAT_GUARD_RECEIVED);
-	if (way == SENT && sk->protocol != IPPROTO_TCP && is_from(skb, ADDRESS_INSIDE))
+	if (way == SENT && !(sk->protocol == IPPROTO_TCP && sk->state == TCP_ESTABLISHED) &&
+	    is_from(skb, ADDRESS_INSIDE))
 		return drop(skb, sk, n, way, STAT_GUARD_SOURCE);
 	return PASS;
 }
