@@ -54,6 +54,9 @@ func (w *World) TunnelUpAs(ctx context.Context, name string) error {
 	return nil
 }
 
+// WatchTunnel makes the tunnel's wire count what passes a link of the machine, that of a VPN which is not the lab's.
+func (w *World) WatchTunnel(link string) error { return w.wires.Tunnel.attach(w.Machine, link) }
+
 // TunnelDown deletes the tunnel and its routing, as `wg-quick down` does. Without a tunnel, it does nothing.
 func (w *World) TunnelDown() error {
 	w.mu.Lock()
