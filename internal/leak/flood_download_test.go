@@ -18,11 +18,12 @@ import (
 // A download is a connection of an included program, this one, on which bytes come without a break.
 type download struct {
 	*rig
-	conn *net.TCPConn
-	from netip.AddrPort // its local end
-	got  atomic.Int64
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	conn    *net.TCPConn
+	service netip.AddrPort
+	from    netip.AddrPort // its local end
+	got     atomic.Int64
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
 }
 
 const (
@@ -46,7 +47,7 @@ func (r *rig) downloadFrom(service netip.AddrPort, as netip.Addr) *download {
 	r.t.Helper()
 	conn, err := r.world.Machine.Dial(r.ctx, "tcp", service.String())
 	r.ok(err)
-	d := &download{rig: r, conn: conn.(*net.TCPConn), from: netip.MustParseAddrPort(conn.LocalAddr().String())}
+	d := &download{rig: r, conn: conn.(*net.TCPConn), service: service, from: netip.MustParseAddrPort(conn.LocalAddr().String())}
 	if d.from.Addr() != as {
 		r.t.Fatalf("the download comes to %v, want it in the tunnel", d.from)
 	}
@@ -130,7 +131,7 @@ func (d *download) finish() {
 	d.wg.Wait()
 	flows, err := d.wire(inside).Flows()
 	d.ok(err)
-	m := lab.Match{Direction: lab.Received, Proto: lab.TCP, SrcPort: servicePort, DstPort: d.from.Port()}
+	m := lab.Match{Direction: lab.Received, Proto: lab.TCP, SrcPort: d.service.Port(), DstPort: d.from.Port()}
 	var came uint64
 	for _, f := range flows {
 		if m.Has(f) {
