@@ -65,7 +65,11 @@ func (f *flood) more(s side, earlier lab.Flows) count {
 	if now.Count(lab.Match{}) == earlier.Count(lab.Match{}) {
 		return nil
 	}
-	return counted(now.Since(earlier))
+	since := now.Since(earlier)
+	if f.pardon { // of a flow that was there before, too
+		since = slices.DeleteFunc(since, isReset)
+	}
+	return counted(since)
 }
 
 // trails lists the flows of a count.
