@@ -64,7 +64,7 @@ func hooks() []Capability {
 	return []Capability{
 		{Name: "cgroup/sock_create", Since: "4.10", Needed: true, probe: sockCreate.load,
 			For: "deciding when a socket is made", Without: "sockets cannot be put on a side"},
-		{Name: "socket mark", Since: "4.15", Needed: true, probe: sockCreate.body(storeMark()).load,
+		{Name: "socket mark", Since: "4.15", Needed: true, probe: sockCreate.body(storeMark()...).load,
 			For: "choosing the route of a socket", Without: "sockets cannot be put on a side"},
 		{Name: "bpf_get_current_task_btf (socket)", Since: "5.15", Needed: true,
 			probe: sockCreate.helper(asm.FnGetCurrentTaskBtf),

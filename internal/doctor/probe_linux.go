@@ -101,9 +101,14 @@ func unknownFunction(line string) bool {
 }
 
 // storeMark writes the mark of the socket that is being made.
-func storeMark() asm.Instruction {
+func storeMark() asm.Instructions {
 	const offsetOfMark = 16 // in struct bpf_sock, include/uapi/linux/bpf.h
-	return asm.StoreImm(asm.R1, offsetOfMark, 1, asm.Word)
+	return store(offsetOfMark)
+}
+
+// store writes a register to a field of the program's argument. Before Linux 6.4 a program may not store constants there.
+func store(offset int16) asm.Instructions {
+	return asm.Instructions{asm.Mov.Imm(asm.R2, 1), asm.StoreMem(asm.R1, offset, asm.R2, asm.Word)}
 }
 
 func haveBTF() error {

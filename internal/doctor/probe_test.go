@@ -26,7 +26,7 @@ func TestProbesCanSayNo(t *testing.T) {
 		"helper of another type":     execTracepoint.helper(asm.FnGetNetnsCookie),
 		"helper of another hook":     sockCreate.helper(asm.FnSkbLoadBytes),
 		"helper that does not exist": sockCreate.helper(asm.BuiltinFunc(9999)),
-		"field that cannot be set":   sockCreate.body(asm.StoreImm(asm.R1, 4, 1, asm.Word)).load,
+		"field that cannot be set":   sockCreate.body(store(4)...).load,
 	} {
 		if err := probe(); !errors.Is(err, ebpf.ErrNotSupported) {
 			t.Errorf("%s: %v, want %v", name, err, ebpf.ErrNotSupported)
