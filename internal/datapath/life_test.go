@@ -16,8 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sidestep/internal/datapath"
+	"sidestep/internal/identity"
 	"sidestep/internal/lab"
 	"sidestep/internal/lab/actor"
+	"sidestep/policy"
 )
 
 // markOf is rig.mark for goroutines that must not end the test.
@@ -221,9 +223,23 @@ func TestOpenRefusesWhatIsNotItsOwn(t *testing.T) {
 	r.wantMark(running, outside, "once it is adopted")
 }
 
+// rulesOfAProgram is how many rules a program in a test's directory has: one, and one more for each mount on the way.
+func rulesOfAProgram(t *testing.T) uint32 {
+	t.Helper()
+	app, err := policy.ParsePath(filepath.Join(t.TempDir(), "program"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := identity.Resolve(app)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint32(len(datapath.RulesFor(identity.NewHasher([16]byte{}), target)))
+}
+
 func TestASetThatFailsChangesNothing(t *testing.T) {
 	t.Parallel()
-	r := newRigWith(t, map[string]uint32{"rules": 2})
+	r := newRigWith(t, map[string]uint32{"rules": 2 * rulesOfAProgram(t)})
 	a, b, c := r.install("a"), r.install("b"), r.install("c")
 	r.exclude(a)
 	runsA, runsB := r.start(a), r.start(b)
