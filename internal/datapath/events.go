@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
@@ -118,7 +119,23 @@ func (d *Datapath) Counters() (map[string]uint64, error) {
 		}
 		all[statName(s)] = n
 	}
-	return all, nil
+	var err error
+	all["events_missed"], err = d.missed()
+	return all, err
+}
+
+// missed returns how often a tracepoint of ours was passed while its program was running on that processor already.
+// From Linux 7.0 on that happens: such programs can be preempted. The kernel counts it for each loaded program.
+func (d *Datapath) missed() (uint64, error) {
+	var sum uint64
+	for _, p := range []*ebpf.Program{d.objs.OnExec, d.objs.OnNewtask, d.objs.OnFork, d.objs.OnExit} {
+		s, err := p.Stats()
+		if err != nil {
+			return 0, fmt.Errorf("read what a program has missed: %w", err)
+		}
+		sum += s.RecursionMisses
+	}
+	return sum, nil
 }
 
 func (d *Datapath) stat(s bpf.DatapathStat) (uint64, error) {
