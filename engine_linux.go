@@ -12,6 +12,7 @@ import (
 
 	"sidestep/api"
 	"sidestep/internal/datapath"
+	"sidestep/internal/doctor"
 	"sidestep/internal/identity"
 	"sidestep/internal/mountinfo"
 	"sidestep/internal/netmon"
@@ -133,7 +134,11 @@ func withWayOut(err error) error {
 	case errors.Is(err, datapath.ErrNamespace):
 		hint = "a daemon in another network namespace needs a state directory of its own: --state DIR"
 	default:
-		return err
+		refusal := doctor.Refusal()
+		if refusal == nil {
+			return err
+		}
+		err, hint = refusal, "`sidestep doctor` says what each is for"
 	}
 	return &api.Error{Code: api.CodeInternal, Message: err.Error(), Hint: hint}
 }

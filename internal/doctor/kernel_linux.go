@@ -3,6 +3,7 @@ package doctor
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -22,6 +23,30 @@ type Capability struct {
 	// probe returns nil if the kernel has it, an error that wraps ebpf.ErrNotSupported if it does not, and any
 	// other error if that cannot be told.
 	probe func() error
+}
+
+// Minimum is the oldest kernel that has everything needed and passes every test (docs/kernels.md).
+const Minimum = "6.1"
+
+// Refusal says in a sentence what the kernel lacks that sidestep needs. It is nil if nothing is known to be missing. To
+// find out takes a moment: everything is tried.
+func Refusal() error { return refusal(release(), Capabilities()) }
+
+func refusal(kernel string, table []Capability) error {
+	var lacks []string
+	for _, c := range table {
+		if c.Needed && errors.Is(c.probe(), ebpf.ErrNotSupported) {
+			lacks = append(lacks, c.Name)
+		}
+	}
+	const most = 3
+	switch n := len(lacks); {
+	case n == 0:
+		return nil
+	case n > most:
+		lacks = append(lacks[:most], fmt.Sprintf("and %d more", n-most))
+	}
+	return fmt.Errorf("this kernel (Linux %s) lacks what sidestep needs: %s; Linux %s has it all", kernel, strings.Join(lacks, ", "), Minimum)
 }
 
 // Capabilities returns the table of what sidestep uses, most fundamental first.

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -55,6 +56,45 @@ func TestCapabilityLine(t *testing.T) {
 			t.Errorf("%+v: line %+v", c, l)
 		}
 	}
+}
+
+func TestRefusalNamesWhatIsMissing(t *testing.T) {
+	cap := func(name string, needed bool, err error) Capability {
+		return Capability{Name: name, Needed: needed, probe: func() error { return err }}
+	}
+	no := ebpf.ErrNotSupported
+	table := []Capability{cap("a", true, nil), cap("b", false, no), cap("c", true, unix.EPERM)}
+	if err := refusal("5.10", table); err != nil {
+		t.Errorf("refused, though nothing is known to be missing: %v", err)
+	}
+	table = append(table, cap("d", true, no), cap("e", true, no), cap("f", true, no))
+	const want = "this kernel (Linux 5.10) lacks what sidestep needs: d, e, f%s; Linux 6.1 has it all"
+	for _, more := range []string{"", ", and 1 more", ", and 2 more"} {
+		if err := refusal("5.10", table); err == nil || err.Error() != fmt.Sprintf(want, more) {
+			t.Errorf("refusal %v, want %q more", err, more)
+		}
+		table = append(table, cap("g", true, no))
+	}
+}
+
+func TestNothingNeededIsNewerThanTheMinimum(t *testing.T) {
+	for _, c := range Capabilities() {
+		if c.Needed && newer(t, c.Since, Minimum) {
+			t.Errorf("%s is needed and came with Linux %s, after the minimum %s", c.Name, c.Since, Minimum)
+		}
+	}
+}
+
+// newer reports whether one version of Linux came after another.
+func newer(t *testing.T, version, than string) bool {
+	t.Helper()
+	var a, b [2]int
+	for text, v := range map[string]*[2]int{version: &a, than: &b} {
+		if _, err := fmt.Sscanf(text, "%d.%d", &v[0], &v[1]); err != nil {
+			t.Fatalf("version %q: %v", text, err)
+		}
+	}
+	return slices.Compare(a[:], b[:]) > 0
 }
 
 func TestTableIsComplete(t *testing.T) {
