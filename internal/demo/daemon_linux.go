@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	readyLimit = "10s"
-	stopLimit  = 15 * time.Second
+	readyLimit = "1m"
+	stopLimit  = time.Minute
 )
 
 // self is this program, for another process of it.
