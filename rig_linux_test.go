@@ -75,7 +75,7 @@ type rig struct {
 func newRig(t *testing.T, ns *lab.Namespace) *rig {
 	t.Helper()
 	labtest.NeedRoot(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	t.Cleanup(cancel)
 	r := &rig{t: t, ctx: ctx, ns: ns, dir: t.TempDir()}
 	r.state = filepath.Join(r.dir, "state")

@@ -9,7 +9,7 @@ import (
 )
 
 // patience bounds every wait of the tests.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // testContext returns a context that ends when the test has had its time.
 func testContext(t *testing.T) context.Context {

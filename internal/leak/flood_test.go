@@ -17,8 +17,8 @@ func TestNothingOfAFloodIsOnTheWrongSideOfAChange(t *testing.T) {
 	r.wait("the engine to be engaged", func() bool { return r.status().State == api.Engaged })
 	r.spells(func(number int, _ *download) {
 		f := r.flood("flood", number)
-		for range 5 {
-			for range 25 {
+		for range share(5) {
+			for range share(25) {
 				r.exclude(f.path)
 				f.stays(outside, "excluded")
 				r.include(f.path)
@@ -53,7 +53,7 @@ func TestNothingOfAFloodIsOnTheWrongSideWhileTheDaemonIsKilled(t *testing.T) {
 		r.exclude(listed.path)
 		listed.drain()
 		in, out := listed.sent(inside), other.sent(outside)
-		for range 10 {
+		for range share(10) {
 			daemon.kill()
 			listed.rounds(2)
 			other.rounds(2)
@@ -82,7 +82,7 @@ func TestNothingOfAFloodIsInsideWhileLinksComeAndGo(t *testing.T) {
 		r.exclude(f.path)
 		f.drain()
 		in := f.sent(inside)
-		for range 30 {
+		for range share(30) {
 			r.ok(r.world.UplinkDown())
 			f.rounds(2)
 			r.ok(r.world.UplinkUp(r.ctx))
@@ -108,7 +108,7 @@ func TestNothingOfAFloodCrossesWhenSidestepStops(t *testing.T) {
 		f := r.flood("flood", number)
 		f.pardon = true
 		r.exclude(f.path)
-		for range 5 {
+		for range share(5) {
 			f.appears(outside)
 			daemon.stop()
 			f.appears(inside)

@@ -8,8 +8,12 @@ import (
 	"sidestep/internal/lab/labtest"
 )
 
-// long is for whoever has the time to look for what happens once in a hundred thousand starts.
-var long = flag.Bool("long", false, "make the loops twenty times as long")
+var (
+	// long is for whoever has the time to look for what happens once in a hundred thousand starts.
+	long = flag.Bool("long", false, "make the loops twenty times as long")
+	// loops is for machines that are slow, such as emulated ones.
+	loops = flag.Float64("loops", 1, "go through this share of the loops")
+)
 
 func TestMain(m *testing.M) {
 	code := labtest.Main(m)
@@ -17,10 +21,13 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// times is n, or twenty times that.
+// times is n, or twenty times that with -long, or the share of it that -loops says.
 func times(n int) int {
 	if *long {
-		return 20 * n
+		n *= 20
 	}
-	return n
+	return share(n)
 }
+
+// share is for loops that -long repeats as a whole.
+func share(n int) int { return max(1, int(*loops*float64(n))) }

@@ -19,7 +19,7 @@ import (
 )
 
 // limit is what a test may take, times twenty with -long; most take a second.
-const limit = 2 * time.Minute
+const limit = 5 * time.Minute
 
 // An engine is a sidestep.Engine, or a daemon behind its socket.
 type engine interface {
@@ -193,7 +193,7 @@ func (r *rig) wait(what string, so func() bool) {
 	r.t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	ctx, cancel := context.WithTimeout(r.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(r.ctx, time.Minute)
 	defer cancel()
 	for !so() {
 		select {

@@ -69,7 +69,7 @@ func (b *bench) await(ok func(netmon.Snapshot) bool) {
 	b.t.Helper()
 	m, err := netmon.New()
 	check(b.t, err)
-	ctx, cancel := context.WithTimeout(b.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
 	defer cancel()
 	done := false
 	err = m.Run(ctx, func(s netmon.Snapshot) {
