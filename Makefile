@@ -5,7 +5,7 @@ C_FILES := $(wildcard internal/datapath/bpf/*.[ch] internal/lab/bpf/*.[ch])
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build ./sidestep, a static binary
@@ -46,6 +46,21 @@ packages: ## .deb and .rpm for ARCHS="amd64 arm64", in dist
 .PHONY: check-packages
 check-packages: ## install, upgrade, run, remove in a Debian of its own (root, debootstrap, rpm)
 	GO='$(GO)' packaging/check
+
+# VM_FLAGS='-write docs/kernels.md' puts the results there.
+VM = $(GO) run ./internal/vm $(VM_FLAGS)
+
+.PHONY: check-vm
+check-vm: ## tests, oracle and demo on Debian's kernels 5.10 (refused), 6.1, 6.12 and 7.x (QEMU, apt)
+	$(VM) everyday
+
+.PHONY: check-vm-all
+check-vm-all: ## likewise on every kernel in internal/vm/kernels.go that this machine's apt has
+	$(VM) all
+
+.PHONY: check-arm64
+check-arm64: ## likewise on arm64, emulated (QEMU, apt)
+	$(VM) arm64
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck, clang-format, mandoc, systemd-analyze and shellcheck if there
