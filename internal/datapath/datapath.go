@@ -31,21 +31,10 @@ import (
 	"sidestep/internal/datapath/bpf"
 )
 
-// abiVersion is ABI_VERSION of bpf/abi.h: the layout of the pinned maps.
-const abiVersion = 2
-
 // Launched is the app of everything that `sidestep run` started.
 const Launched = 1
 
 const firstApp = Launched + 1
-
-// What may keep a pinned datapath from being adopted.
-var (
-	// ErrLayout: the pinned maps are another version's.
-	ErrLayout = errors.New("the pinned datapath has another layout")
-	// ErrNamespace: the pinned datapath governs another network namespace.
-	ErrNamespace = errors.New("the pinned datapath governs another network namespace")
-)
 
 // Options say where a Datapath lives and what it governs.
 type Options struct {
@@ -63,15 +52,18 @@ type Options struct {
 type Datapath struct {
 	opts      Options
 	netns     *os.File
-	adopted   bool
+	adopted   bool                 // the pinned maps are ours
+	older     map[string]*ebpf.Map // the pinned maps of another layout, until we have taken over
+	published bool                 // what we attach is pinned
 	asksNetns bool
 	objs      bpf.DatapathObjects
 	links     map[string]link.Link
 
-	mu       sync.Mutex // guards what follows, and every write to the kernel
-	settings bpf.DatapathConfig
-	rules    rules
-	closed   []int // as in Network
+	mu        sync.Mutex         // guards what follows, and every write to the kernel
+	settings  bpf.DatapathConfig // what the kernel has
+	rules     rules              // what is in force, unless
+	unsettled bool               // a change that failed could not be taken back
+	closed    []int              // as in Network
 }
 
 // Open loads the datapath, or adopts the one that is pinned, in the network namespace of the calling thread.
@@ -98,25 +90,21 @@ func (d *Datapath) load(cookie uint64) error {
 	if err := alone(d.opts.Pins, cookie); err != nil {
 		return err
 	}
-	pinned, err := openPinnedMaps(d.opts.Pins)
+	spec, err := d.spec()
 	if err != nil {
 		return err
 	}
-	defer closeMaps(pinned)
-	d.adopted = len(pinned) > 0
-	spec, err := bpf.LoadDatapath()
-	if err != nil {
-		return fmt.Errorf("read the built-in programs: %w", err)
-	}
-	if err := d.configure(spec); err != nil {
+	if err := d.meet(spec, cookie); err != nil {
 		return err
 	}
-	for name, n := range d.opts.sizes {
-		spec.Maps[name].MaxEntries = n
-	}
-	opts := &ebpf.CollectionOptions{
-		MapReplacements: pinned,
-		Cache:           btf.NewCache(),
+	opts := &ebpf.CollectionOptions{Cache: btf.NewCache()}
+	if d.adopted {
+		pinned, err := openPinnedMaps(d.opts.Pins)
+		if err != nil {
+			return err
+		}
+		defer closeMaps(pinned)
+		opts.MapReplacements = pinned
 	}
 	if err := spec.LoadAndAssign(&d.objs, opts); err != nil {
 		return fmt.Errorf("load the kernel programs: %w", err)
@@ -124,74 +112,126 @@ func (d *Datapath) load(cookie uint64) error {
 	if err := d.prepare(cookie); err != nil {
 		return err
 	}
-	return d.attach()
+	return d.attach(cookie)
 }
 
-// configure sets what is constant in the programs once they are loaded.
-func (d *Datapath) configure(spec *ebpf.CollectionSpec) error {
-	d.asksNetns = features.HaveProgramHelper(ebpf.CGroupSKB, asm.FnGetNetnsCookie) == nil
+// spec is what is to be loaded.
+func (d *Datapath) spec() (*ebpf.CollectionSpec, error) {
+	spec, err := bpf.LoadDatapath()
+	if err != nil {
+		return nil, fmt.Errorf("read the built-in programs: %w", err)
+	}
+	if err := d.specialize(spec); err != nil {
+		return nil, err
+	}
+	for name, n := range d.opts.sizes {
+		spec.Maps[name].MaxEntries = n
+	}
+	return spec, nil
+}
+
+// meet finds out what is in force, and whether it can be taken over.
+func (d *Datapath) meet(spec *ebpf.CollectionSpec, cookie uint64) error {
+	if _, err := cleanDir(d.opts.Pins + asideSuffix); err != nil { // never the whole of what is in force
+		return err
+	}
+	if err := removeRemnant(d.opts.Pins); err != nil {
+		return err
+	}
+	pinned, err := openPinnedMaps(d.opts.Pins)
+	if err != nil || pinned == nil {
+		return err
+	}
+	how, err := compare(spec, pinned, cookie)
+	if err == nil && how == succeeds {
+		d.older = pinned
+		return nil
+	}
+	closeMaps(pinned)
+	d.adopted = err == nil
+	return err
+}
+
+// specialize sets what is constant in the programs once they are loaded.
+func (d *Datapath) specialize(spec *ebpf.CollectionSpec) error {
+	err := features.HaveProgramHelper(ebpf.CGroupSKB, asm.FnGetNetnsCookie)
+	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
+		return fmt.Errorf("ask whether a packet tells its network namespace: %w", err)
+	}
+	d.asksNetns = err == nil
 	if d.asksNetns {
 		if err := spec.Variables["asks_netns"].Set(uint32(1)); err != nil {
 			return fmt.Errorf("set asks_netns: %w", err)
 		}
 	}
+	age(spec)
 	return deafen(spec)
 }
 
 // prepare brings the settings and what we know of the rules in line with the maps, new or adopted.
 func (d *Datapath) prepare(cookie uint64) error {
-	if d.adopted {
-		if err := d.objs.Settings.Lookup(uint32(0), &d.settings); err != nil {
-			return fmt.Errorf("read the pinned settings: %w", err)
-		}
-		if d.settings.Abi != abiVersion {
-			return fmt.Errorf("%w: %d, this program knows %d", ErrLayout, d.settings.Abi, abiVersion)
-		}
-		if d.settings.NetnsCookie != cookie {
-			return ErrNamespace
-		}
-		d.settings.MarkMask, d.settings.MarkShift = d.opts.Mask, uint32(bits.TrailingZeros32(d.opts.Mask))
-		rules, err := readRules(&d.objs)
-		if err != nil {
-			return err
-		}
-		d.rules = rules
-		return d.begin()
+	switch {
+	case d.older != nil:
+		return d.succeed(cookie)
+	case !d.adopted:
+		return d.found(cookie)
 	}
-	var seed [16]byte
-	rand.Read(seed[:]) // never fails: crypto/rand
-	d.settings = bpf.DatapathConfig{
-		Abi:         abiVersion,
-		Seed:        [2]uint64{binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:])},
-		NetnsCookie: cookie,
-		MarkMask:    d.opts.Mask,
-		MarkShift:   uint32(bits.TrailingZeros32(d.opts.Mask)),
-		NextApp:     firstApp,
+	if err := d.objs.Settings.Lookup(uint32(0), &d.settings); err != nil {
+		return fmt.Errorf("read the pinned settings: %w", err)
 	}
-	d.rules = newRules()
-	return d.begin()
-}
-
-func (d *Datapath) begin() error {
-	if err := d.writeSettings(); err != nil {
+	err := d.configure(d.setMask)
+	if err == nil {
+		d.rules, err = d.readRules()
+	}
+	if err != nil {
 		return err
 	}
 	return d.writeApp(Launched, bpf.DatapathApp{Exit: exitOutside})
 }
 
-// attach attaches every program and publishes the pins. What was pinned before stays in force until then.
-func (d *Datapath) attach() error {
-	if err := d.attachAll(); err != nil {
+// found fills the maps of a new datapath.
+func (d *Datapath) found(cookie uint64) error {
+	var seed [16]byte
+	rand.Read(seed[:]) // never fails: crypto/rand
+	d.rules = newRules()
+	err := d.configure(func(c *bpf.DatapathConfig) {
+		c.Abi, c.NetnsCookie, c.NextApp = abiVersion, cookie, firstApp
+		c.Seed = [2]uint64{binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:])}
+		d.setMask(c)
+	})
+	if err != nil {
+		return err
+	}
+	return d.writeApp(Launched, bpf.DatapathApp{Exit: exitOutside})
+}
+
+func (d *Datapath) setMask(c *bpf.DatapathConfig) {
+	c.MarkMask, c.MarkShift = d.opts.Mask, uint32(bits.TrailingZeros32(d.opts.Mask))
+}
+
+// attach attaches the programs and publishes the pins. What was pinned before stays in force until then, and if it has
+// another layout until the first Set.
+func (d *Datapath) attach(cookie uint64) error {
+	if err := d.attachTraces(); err != nil {
+		return err
+	}
+	if err := d.attachHooks(d.socketHooks()); err != nil {
+		return err
+	}
+	if d.older != nil {
+		return nil
+	}
+	if err := d.attachHooks(d.callHooks()); err != nil {
 		return err
 	}
 	if d.adopted {
 		return d.replacePins()
 	}
-	return d.pinAll()
+	return d.publish(cookie)
 }
 
 // Adopted reports whether Open found a pinned datapath in force.
-func (d *Datapath) Adopted() bool { return d.adopted }
+func (d *Datapath) Adopted() bool { return d.adopted || d.older != nil }
 
 // Seed is the key under which names and paths are hashed; identity.NewHasher takes it.
 func (d *Datapath) Seed() [16]byte {
@@ -206,12 +246,12 @@ func (d *Datapath) NewApp() (uint32, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	id := d.settings.NextApp
-	d.settings.NextApp++
-	return id, d.writeSettings()
+	return id, d.configure(func(c *bpf.DatapathConfig) { c.NextApp++ })
 }
 
 // Close lets go of the datapath, which stays in force by its pins.
 func (d *Datapath) Close() error {
+	closeMaps(d.older)
 	var errs []error
 	for _, l := range d.links {
 		errs = append(errs, l.Close())
@@ -229,38 +269,48 @@ func (d *Datapath) Remove() error {
 }
 
 // Clean removes the pins of a datapath that nobody drives any more, and with them the datapath itself. It returns what
-// it removed.
+// it removed. What can't be removed does not keep the rest.
 func Clean(pins string) ([]string, error) {
-	var removed []string
-	for _, dir := range []string{pins, pins + asideSuffix} {
-		// Links first: the socket hook must be gone before the maps that it reads.
-		for _, sub := range []string{linksDir, mapsDir} {
-			entries, err := os.ReadDir(filepath.Join(dir, sub))
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return removed, fmt.Errorf("read pins: %w", err)
-			}
-			for _, e := range entries {
-				p := filepath.Join(dir, sub, e.Name())
-				if err := os.Remove(p); err != nil {
-					return removed, fmt.Errorf("remove pin: %w", err)
-				}
-				removed = append(removed, p)
-			}
-		}
-		for _, p := range []string{filepath.Join(dir, linksDir), filepath.Join(dir, mapsDir), dir} {
-			if err := os.Remove(p); err == nil {
-				removed = append(removed, p)
-			} else if !errors.Is(err, fs.ErrNotExist) {
-				return removed, fmt.Errorf("remove pins: %w", err)
-			}
-		}
-	}
-	return removed, nil
+	removed, err := cleanDir(pins)
+	aside, errAside := cleanDir(pins + asideSuffix)
+	return append(removed, aside...), errors.Join(err, errAside)
 }
 
-func (d *Datapath) writeSettings() error {
-	if err := d.objs.Settings.Put(uint32(0), &d.settings); err != nil {
+func cleanDir(dir string) (removed []string, err error) {
+	var paths []string
+	var errs []error
+	// Links first: the socket hook must be gone before the maps that it reads.
+	for _, sub := range []string{linksDir, mapsDir} {
+		entries, err := os.ReadDir(filepath.Join(dir, sub))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("read pins: %w", err))
+		}
+		for _, e := range entries {
+			paths = append(paths, filepath.Join(dir, sub, e.Name()))
+		}
+		paths = append(paths, filepath.Join(dir, sub))
+	}
+	for _, p := range append(paths, dir) {
+		switch err := os.Remove(p); {
+		case err == nil:
+			removed = append(removed, p)
+		case !errors.Is(err, fs.ErrNotExist):
+			errs = append(errs, fmt.Errorf("remove pins: %w", err))
+		}
+	}
+	return removed, errors.Join(errs...)
+}
+
+// configure changes the settings. If that fails they are what they were.
+func (d *Datapath) configure(change func(*bpf.DatapathConfig)) error {
+	next := d.settings
+	change(&next)
+	if next == d.settings {
+		return nil
+	}
+	if err := d.objs.Settings.Put(uint32(0), &next); err != nil {
 		return fmt.Errorf("write settings: %w", err)
 	}
+	d.settings = next
 	return nil
 }

@@ -51,18 +51,17 @@ func (d *Datapath) Permit(n Network) error {
 		return fmt.Errorf("tell the guard what is local: %w", err)
 	}
 	if closed := slices.Clone(n.Closed); !slices.Equal(closed, d.closed) {
-		d.closed = closed
 		if err := d.hush(); err != nil {
 			return err
 		}
+		d.closed = closed
 	}
-	before := d.settings
-	d.settings.Strict = map[bool]uint32{true: 1}[n.Strict]
-	d.settings.Uplink4, d.settings.Uplink6 = uint32(n.Uplink4), uint32(n.Uplink6)
-	if d.settings != before {
-		if err := d.writeSettings(); err != nil {
-			return err
-		}
+	err := d.configure(func(c *bpf.DatapathConfig) {
+		c.Strict = map[bool]uint32{true: 1}[n.Strict]
+		c.Uplink4, c.Uplink6 = uint32(n.Uplink4), uint32(n.Uplink6)
+	})
+	if err != nil {
+		return err
 	}
 	return d.guardTunnels(n.Closed)
 }
@@ -174,16 +173,15 @@ func (d *Datapath) guardTunnels(indexes []int) error {
 		if err != nil {
 			return fmt.Errorf("guard the door of tunnel %d: %w", index, err)
 		}
-		if err := d.pinLink(name, l); err != nil {
+		if err := d.hold(name, l); err != nil {
 			return errors.Join(err, l.Close())
 		}
-		d.links[name] = l
 	}
-	pinned, err := d.pinnedLinks()
+	held, err := d.heldLinks()
 	if err != nil {
 		return err
 	}
-	for _, name := range pinned {
+	for _, name := range held {
 		if !strings.HasPrefix(name, tunnelPin) || wanted[name] {
 			continue
 		}

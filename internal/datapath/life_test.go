@@ -213,10 +213,19 @@ func TestOpenRefusesWhatIsNotItsOwn(t *testing.T) {
 	ours := binary.NativeEndian.Uint64(raw)
 	binary.NativeEndian.PutUint64(raw, ours+1)
 	r.ok(settings.Put(uint32(0), raw))
-	if err := open(r.ns); !errors.Is(err, datapath.ErrLayout) {
-		t.Errorf("of another layout: %v, want %v", err, datapath.ErrLayout)
+	if err := open(r.ns); !errors.Is(err, datapath.ErrLater) {
+		t.Errorf("of a later version: %v, want %v", err, datapath.ErrLater)
 	}
-	r.wantMark(running, outside, "after both refusals")
+	binary.NativeEndian.PutUint64(raw, ours-1)
+	r.ok(settings.Put(uint32(0), raw))
+	labels, hidden := filepath.Join(r.opts.Pins, "maps", "labels"), filepath.Join(r.opts.Pins, "maps", "hidden")
+	r.ok(os.Rename(labels, hidden))
+	pinAnything(t, labels)
+	if err := open(r.ns); !errors.Is(err, datapath.ErrLayout) {
+		t.Errorf("of an older version with other labels: %v, want %v", err, datapath.ErrLayout)
+	}
+	r.ok(os.Rename(hidden, labels))
+	r.wantMark(running, outside, "after the refusals")
 	binary.NativeEndian.PutUint64(raw, ours)
 	r.ok(settings.Put(uint32(0), raw))
 	r.open()

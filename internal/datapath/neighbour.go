@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -49,14 +48,9 @@ func governs(pins string) (uint64, error) {
 		return 0, err
 	}
 	defer m.Close()
-	settings, err := m.LookupBytes(uint32(0))
-	if err != nil {
-		return 0, err
-	}
-	// Whatever the version, settings begin with abi, seed and the cookie.
-	const offset = 24
-	if len(settings) < offset+8 {
+	_, cookie, err := settingsOf(m)
+	if errors.Is(err, ErrDamaged) {
 		return 0, nil
 	}
-	return binary.NativeEndian.Uint64(settings[offset:]), nil
+	return cookie, err
 }

@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -38,27 +41,27 @@ func openPinnedMaps(pins string) (map[string]*ebpf.Map, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look for a pinned datapath: %w", err)
 	}
-	maps := map[string]*ebpf.Map{}
+	found := map[string]*ebpf.Map{}
 	for _, e := range entries {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(pins, mapsDir, e.Name()), nil)
 		if err != nil {
-			closeMaps(maps)
+			closeMaps(found)
 			return nil, fmt.Errorf("open pinned map %s: %w", e.Name(), err)
 		}
-		maps[e.Name()] = m
+		found[e.Name()] = m
 	}
-	return maps, nil
+	return found, nil
 }
 
-func closeMaps(maps map[string]*ebpf.Map) {
-	for _, m := range maps {
+func closeMaps(all map[string]*ebpf.Map) {
+	for _, m := range all {
 		m.Close()
 	}
 }
 
-// attachAll attaches the programs. The tracepoints come first: what they miss before the socket hook is there, the walk
-// over running processes finds.
-func (d *Datapath) attachAll() error {
+// attachTraces comes before the hooks: what the tracepoints miss before the socket hook is there, the walk over running
+// processes finds.
+func (d *Datapath) attachTraces() error {
 	p := &d.objs.DatapathPrograms
 	traces := []struct {
 		name string
@@ -71,20 +74,30 @@ func (d *Datapath) attachAll() error {
 		}
 		d.links[t.name] = l
 	}
-	cgroup, err := os.Open(d.opts.Cgroup)
-	if err != nil {
-		return fmt.Errorf("open the cgroup2 root: %w", err)
-	}
-	defer cgroup.Close()
-	// The guard comes before the hooks that mark: what is marked is guarded.
-	hooks := []struct {
-		name   string
-		prog   *ebpf.Program
-		attach ebpf.AttachType
-	}{
+	return nil
+}
+
+// A hook is where a program is attached at the cgroup2 root.
+type hook struct {
+	name   string
+	prog   *ebpf.Program
+	attach ebpf.AttachType
+}
+
+// socketHooks mark, and guard what is marked: the guard comes first.
+func (d *Datapath) socketHooks() []hook {
+	p := &d.objs.DatapathPrograms
+	return []hook{
 		{"egress", p.OnEgress, ebpf.AttachCGroupInetEgress},
 		{"ingress", p.OnIngress, ebpf.AttachCGroupInetIngress},
 		{"socket", p.OnSocket, ebpf.AttachCGroupInetSockCreate},
+	}
+}
+
+// callHooks look at what processes do with their sockets.
+func (d *Datapath) callHooks() []hook {
+	p := &d.objs.DatapathPrograms
+	return []hook{
 		{"bind4", p.OnBind4, ebpf.AttachCGroupInet4Bind},
 		{"bind6", p.OnBind6, ebpf.AttachCGroupInet6Bind},
 		{"connect4", p.OnConnect4, ebpf.AttachCGroupInet4Connect},
@@ -93,6 +106,14 @@ func (d *Datapath) attachAll() error {
 		{"sendmsg6", p.OnSendmsg6, ebpf.AttachCGroupUDP6Sendmsg},
 		{"setsockopt", p.OnSetsockopt, ebpf.AttachCGroupSetsockopt},
 	}
+}
+
+func (d *Datapath) attachHooks(hooks []hook) error {
+	cgroup, err := os.Open(d.opts.Cgroup)
+	if err != nil {
+		return fmt.Errorf("open the cgroup2 root: %w", err)
+	}
+	defer cgroup.Close()
 	for _, h := range hooks {
 		// A raw link: link.AttachCgroup would fall back to an attachment that no other program can stand beside.
 		l, err := link.AttachRawLink(link.RawLinkOptions{Target: int(cgroup.Fd()), Program: h.prog, Attach: h.attach})
@@ -104,12 +125,47 @@ func (d *Datapath) attachAll() error {
 	return nil
 }
 
-// pinAll builds the pin directory aside and publishes it by one rename: it is there whole, or not at all.
-func (d *Datapath) pinAll() error {
-	aside := d.opts.Pins + asideSuffix
-	if _, err := Clean(aside); err != nil {
+// publish pins a new datapath: it is there whole, or not at all. Of two that start at once for a network namespace one is
+// refused: whoever publishes has looked for others while nobody else could.
+func (d *Datapath) publish(cookie uint64) (err error) {
+	if err := d.pinAside(); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			_, left := cleanDir(d.opts.Pins + asideSuffix)
+			err = errors.Join(err, left)
+		}
+	}()
+	dir, err := os.Open(filepath.Dir(d.opts.Pins))
+	if err != nil {
+		return fmt.Errorf("publish the pins: %w", err)
+	}
+	defer dir.Close()
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("publish the pins: %w", err)
+	}
+	if err := alone(d.opts.Pins, cookie); err != nil {
+		return err
+	}
+	if err := os.Rename(d.opts.Pins+asideSuffix, d.opts.Pins); err != nil {
+		return fmt.Errorf("publish the pins: %w", err)
+	}
+	d.published = true
+	return nil
+}
+
+// pinAside pins everything in a directory beside ours.
+func (d *Datapath) pinAside() error {
+	aside := d.opts.Pins + asideSuffix
+	if err := d.pinIn(aside); err != nil {
+		_, left := cleanDir(aside)
+		return errors.Join(err, left)
+	}
+	return nil
+}
+
+func (d *Datapath) pinIn(aside string) error {
 	for _, dir := range []string{aside, filepath.Join(aside, mapsDir), filepath.Join(aside, linksDir)} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return fmt.Errorf("create the pin directory: %w", err)
@@ -125,18 +181,31 @@ func (d *Datapath) pinAll() error {
 			return fmt.Errorf("pin link %s: %w", name, err)
 		}
 	}
-	if err := os.Rename(aside, d.opts.Pins); err != nil {
-		return fmt.Errorf("publish the pins: %w", err)
-	}
 	return nil
 }
 
 // replacePins puts our links in the place of the pinned ones, one rename each. Until a rename the old program decides,
 // for a moment both do, and they agree: they share the maps.
+//
+// Maps that the version before us did not have are pinned first: whoever adopts us must find them.
 func (d *Datapath) replacePins() error {
+	d.published = true
+	if err := d.pinMissingMaps(); err != nil {
+		return err
+	}
 	for name, l := range d.links {
 		if err := d.pinLink(name, l); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+func (d *Datapath) pinMissingMaps() error {
+	for name, m := range d.pinnedMaps() {
+		err := m.Pin(filepath.Join(d.opts.Pins, mapsDir, name))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("pin map %s: %w", name, err)
 		}
 	}
 	return nil
@@ -157,15 +226,31 @@ func (d *Datapath) pinLink(name string, l link.Link) error {
 	return nil
 }
 
-// pinnedLinks names the links that are pinned.
-func (d *Datapath) pinnedLinks() ([]string, error) {
+// hold keeps a link, and pins it once the others are.
+func (d *Datapath) hold(name string, l link.Link) error {
+	if d.published {
+		if err := d.pinLink(name, l); err != nil {
+			return err
+		}
+	}
+	d.links[name] = l
+	return nil
+}
+
+// heldLinks names the links that are ours: those that we have attached, and those pinned before us.
+func (d *Datapath) heldLinks() ([]string, error) {
+	names := slices.Collect(maps.Keys(d.links))
+	if !d.published {
+		return names, nil
+	}
 	entries, err := os.ReadDir(filepath.Join(d.opts.Pins, linksDir))
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // gone: Repin says so
 		return nil, fmt.Errorf("list pinned links: %w", err)
 	}
-	names := make([]string, 0, len(entries))
 	for _, e := range entries {
-		names = append(names, e.Name())
+		if !slices.Contains(names, e.Name()) {
+			names = append(names, e.Name())
+		}
 	}
 	return names, nil
 }
@@ -177,6 +262,9 @@ func (d *Datapath) dropLink(name string) error {
 		if err := l.Close(); err != nil {
 			return fmt.Errorf("detach link %s: %w", name, err)
 		}
+	}
+	if !d.published {
+		return nil
 	}
 	if err := os.Remove(filepath.Join(d.opts.Pins, linksDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove link %s: %w", name, err)

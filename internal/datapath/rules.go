@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -93,41 +94,100 @@ func rulesOf(apps []App) rules {
 	return r
 }
 
-// readRules reads the maps of an adopted datapath.
-func readRules(o *bpf.DatapathObjects) (rules, error) {
+// readRules reads back what is in force. What was being prepared when somebody was cut off is forgotten.
+func (d *Datapath) readRules() (rules, error) {
 	r := newRules()
+	r.dirs = d.settings.DirRules
 	var (
-		id  uint32
-		app bpf.DatapathApp
+		id   uint32
+		app  bpf.DatapathApp
+		half []uint32
 	)
-	apps := o.Apps.Iterate()
+	apps := d.objs.Apps.Iterate()
 	for apps.Next(&id, &app) {
-		if id >= firstApp {
+		if app.Fresh != 0 {
+			half = append(half, id)
+		}
+		if id >= firstApp && app.Exit == exitOutside {
 			r.apps[id] = true
 		}
 	}
 	var rulesErr, namesErr error
-	r.rules, rulesErr = contents[key](o.Rules)
-	r.names, namesErr = contents[uint64](o.Names)
-	if err := errors.Join(apps.Err(), rulesErr, namesErr); err != nil {
-		return r, fmt.Errorf("read the pinned rules: %w", err)
+	r.rules, rulesErr = contents[key](d.objs.Rules)
+	r.names, namesErr = contents[uint64](d.objs.Names)
+	err := errors.Join(apps.Err(), rulesErr, namesErr)
+	for _, id := range half {
+		if r.apps[id] {
+			err = errors.Join(err, d.writeApp(id, bpf.DatapathApp{Exit: exitOutside}))
+		} else {
+			err = errors.Join(err, deleted(d.objs.Apps.Delete(id)))
+		}
+	}
+	if err != nil {
+		return r, fmt.Errorf("read the rules: %w", err)
 	}
 	return r, nil
 }
+
+// ErrUnsettled: a change failed, and so did taking it back. What is in force is neither the old policy nor the new one
+// until a [Datapath.Set] has succeeded.
+var ErrUnsettled = errors.New("what is in force is neither the old policy nor the new one")
 
 // Set makes apps the whole of what is excluded, for running and future processes, and returns when that is in force.
 //
 // The order is the promise: rules and fresh app entries first, so that whatever starts from now on is labelled; then
 // the walks that label what runs already and note its sockets; then commit, for the caller to make the change last; then
 // one write per app, which moves its processes at once. From then on the guard stops the flows that are on the wrong
-// side; [Datapath.Strays] lists them. An error leaves everything as it was.
+// side; [Datapath.Strays] lists them. An error leaves everything as it was, unless it is ErrUnsettled.
 func (d *Datapath) Set(ctx context.Context, apps []App, commit func() error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.recall(); err != nil {
+		return err
+	}
+	return d.change(ctx, d.rules, apps, commit)
+}
+
+// Withdraw takes every app out of force, what `sidestep run` started too. It does all or nothing.
+func (d *Datapath) Withdraw(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.recall(); err != nil {
+		return err
+	}
+	have := d.rules
+	have.apps = maps.Clone(have.apps)
+	have.apps[Launched] = true
+	return d.change(ctx, have, nil, func() error { return nil })
+}
+
+// recall finds out what is in force where a failure has left that open.
+func (d *Datapath) recall() error {
+	if !d.unsettled {
+		return nil
+	}
+	have, err := d.readRules()
+	if err != nil {
+		return fmt.Errorf("find out what is in force: %w", err)
+	}
+	d.rules, d.unsettled = have, false
+	return nil
+}
+
+// change goes from one content of the maps to another, with Set's promises.
+func (d *Datapath) change(ctx context.Context, have rules, apps []App, commit func() error) error {
+	if d.older != nil {
+		if err := d.takeOver(); err != nil {
+			return fmt.Errorf("take over from another version: %w", err)
+		}
+	}
 	if err := d.sweep(); err != nil {
 		return err
 	}
-	have, want := d.rules, rulesOf(apps)
+	want := rulesOf(apps)
+	if err := d.reserve(want); err != nil {
+		return err
+	}
 	gains := gaining(have, want)
 	err := d.stage(ctx, have, want, gains, apps)
 	if err == nil {
@@ -136,24 +196,25 @@ func (d *Datapath) Set(ctx context.Context, apps []App, commit func() error) err
 	if err == nil {
 		err = d.flip(have, want, gains)
 	}
-	if err != nil {
-		return errors.Join(err, d.undo(have, want, gains))
+	if err == nil {
+		d.rules = want
+		return d.replaceOlder()
 	}
-	d.rules = want
-	return nil
+	if undone := d.undo(have, want, gains); undone != nil {
+		d.unsettled = true
+		err = fmt.Errorf("%w: %w; taking it back: %w", ErrUnsettled, err, undone)
+	}
+	return err
 }
 
-// Withdraw takes every app out of force, what `sidestep run` started too.
-func (d *Datapath) Withdraw(ctx context.Context) error {
-	if err := d.Set(ctx, nil, func() error { return nil }); err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := deleted(d.objs.Apps.Delete(uint32(Launched))); err != nil {
-		return fmt.Errorf("take launched programs out of force: %w", err)
-	}
-	return d.settle()
+// reserve sees to it that NewApp will not return the number of an app that is wanted: a policy outlives the datapath that
+// gave it its numbers.
+func (d *Datapath) reserve(want rules) error {
+	return d.configure(func(c *bpf.DatapathConfig) {
+		for id := range want.apps {
+			c.NextApp = max(c.NextApp, id+1)
+		}
+	})
 }
 
 // gaining lists the apps that name files they did not name before: new ones, and ones that resolve differently now.
@@ -229,7 +290,7 @@ func (d *Datapath) noteSockets() error {
 	})
 }
 
-// undo takes back what stage and flip did. The labels that the walks made name apps that are gone, which names nothing.
+// undo takes back what stage and flip did, as far as they got. The labels that the walks made name apps that are gone, which names nothing.
 func (d *Datapath) undo(have, want rules, gains []uint32) error {
 	var errs []error
 	for _, id := range gains {
@@ -240,7 +301,7 @@ func (d *Datapath) undo(have, want rules, gains []uint32) error {
 	for id := range have.apps {
 		errs = append(errs, d.writeApp(id, bpf.DatapathApp{Exit: exitOutside}))
 	}
-	return errors.Join(append(errs, d.writeRules(want, have))...)
+	return errors.Join(append(errs, d.writeRules(want, have), d.settle())...)
 }
 
 // flip puts the change in force: apps that come first, so that a process which two apps cover is never without.
@@ -276,8 +337,7 @@ func (d *Datapath) hush() error {
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
 		return fmt.Errorf("read the clock: %w", err)
 	}
-	d.settings.Quiet = uint64(now.Nano() + hushFor.Nanoseconds())
-	return d.writeSettings()
+	return d.configure(func(c *bpf.DatapathConfig) { c.Quiet = uint64(now.Nano() + hushFor.Nanoseconds()) })
 }
 
 // settle waits until no program that began before the call runs any more: none is left that saw the old state. The
@@ -296,8 +356,7 @@ func (d *Datapath) writeRules(have, want rules) error {
 	if err := put(d.objs.Names, have.names, want.names); err != nil {
 		return fmt.Errorf("write names: %w", err)
 	}
-	d.settings.DirRules = max(have.dirs, want.dirs)
-	if err := d.writeSettings(); err != nil {
+	if err := d.configure(func(c *bpf.DatapathConfig) { c.DirRules = max(have.dirs, want.dirs) }); err != nil {
 		return err
 	}
 	if err := d.putRules(have.rules, want.rules); err != nil {
@@ -309,9 +368,10 @@ func (d *Datapath) writeRules(have, want rules) error {
 	if err := drop(d.objs.Names, have.names, want.names); err != nil {
 		return fmt.Errorf("remove names: %w", err)
 	}
-	d.settings.DirRules = want.dirs
-	d.settings.Generation++
-	return d.writeSettings()
+	return d.configure(func(c *bpf.DatapathConfig) {
+		c.DirRules = want.dirs
+		c.Generation++
+	})
 }
 
 func (d *Datapath) putRules(have, want map[key]uint32) error {

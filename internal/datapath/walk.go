@@ -59,13 +59,15 @@ func (d *Datapath) assign(pid int, app uint32) (bool, error) {
 		return false, fmt.Errorf("label process %d: %w", pid, err)
 	}
 	// Whoever was found to belong to nobody while the walk was under way is judged again.
-	d.settings.Generation++
-	return len(out) > 0, d.writeSettings()
+	return len(out) > 0, d.configure(func(c *bpf.DatapathConfig) { c.Generation++ })
 }
 
 // walk runs an iterator over all tasks and returns what it wrote.
-func (d *Datapath) walk(prog *ebpf.Program) ([]byte, error) {
-	it, err := link.AttachIter(link.IterOptions{Program: prog})
+func (d *Datapath) walk(prog *ebpf.Program) ([]byte, error) { return d.walkOver(prog, nil) }
+
+// walkOver is walk for an iterator over the entries of a map.
+func (d *Datapath) walkOver(prog *ebpf.Program, m *ebpf.Map) ([]byte, error) {
+	it, err := link.AttachIter(link.IterOptions{Program: prog, Map: m})
 	if err != nil {
 		return nil, err
 	}

@@ -266,6 +266,7 @@ const (
 	DatapathProgOnSocket     = "on_socket"
 	DatapathProgOnTunnel     = "on_tunnel"
 	DatapathProgWalkAssign   = "walk_assign"
+	DatapathProgWalkCarry    = "walk_carry"
 	DatapathProgWalkDisown   = "walk_disown"
 	DatapathProgWalkHolders  = "walk_holders"
 	DatapathProgWalkList     = "walk_list"
@@ -335,6 +336,7 @@ type DatapathProgramSpecs struct {
 	OnSocket     *ebpf.ProgramSpec `ebpf:"on_socket"`
 	OnTunnel     *ebpf.ProgramSpec `ebpf:"on_tunnel"`
 	WalkAssign   *ebpf.ProgramSpec `ebpf:"walk_assign"`
+	WalkCarry    *ebpf.ProgramSpec `ebpf:"walk_carry"`
 	WalkDisown   *ebpf.ProgramSpec `ebpf:"walk_disown"`
 	WalkHolders  *ebpf.ProgramSpec `ebpf:"walk_holders"`
 	WalkList     *ebpf.ProgramSpec `ebpf:"walk_list"`
@@ -469,6 +471,7 @@ type DatapathPrograms struct {
 	OnSocket     *ebpf.Program `ebpf:"on_socket"`
 	OnTunnel     *ebpf.Program `ebpf:"on_tunnel"`
 	WalkAssign   *ebpf.Program `ebpf:"walk_assign"`
+	WalkCarry    *ebpf.Program `ebpf:"walk_carry"`
 	WalkDisown   *ebpf.Program `ebpf:"walk_disown"`
 	WalkHolders  *ebpf.Program `ebpf:"walk_holders"`
 	WalkList     *ebpf.Program `ebpf:"walk_list"`
@@ -497,6 +500,7 @@ func (p *DatapathPrograms) Close() error {
 		p.OnSocket,
 		p.OnTunnel,
 		p.WalkAssign,
+		p.WalkCarry,
 		p.WalkDisown,
 		p.WalkHolders,
 		p.WalkList,

@@ -264,6 +264,31 @@ int walk_subflow(struct bpf_iter__tcp *ctx)
 	return 0;
 }
 
+/* CARRIED is in place of the stamp of a walk of another datapath: a guess as any, and of no walk of ours. */
+#define CARRIED 1
+
+/* carry copies the notes of another datapath, of another layout, that we take over from: to sockets that have none of ours. */
+SEC("iter/bpf_sk_storage_map")
+int walk_carry(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	const struct note *old = ctx->value;
+	struct sock *sk = ctx->sk;
+	struct note *n;
+
+	if (!sk || !old || bpf_sk_storage_get(&notes, sk, NULL, 0))
+		return 0;
+	n = bpf_sk_storage_get(&notes, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!n)
+		return 1; /* as an error: without its note the socket would be nobody's */
+	n->born = old->born;
+	n->tgid = old->tgid;
+	n->walked = old->walked ? CARRIED : 0;
+	n->told = old->told;
+	n->unused = old->unused;
+	n->apps = old->apps;
+	return 0;
+}
+
 /* write_holder is a function of its own so that its argument's type is in the object, for bpf2go. */
 static __noinline int write_holder(struct seq_file *seq, const struct holder *h)
 {

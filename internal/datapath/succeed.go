@@ -1,0 +1,144 @@
+package datapath
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"sidestep/internal/datapath/bpf"
+)
+
+// Taking over from another layout.
+//
+//	Open  ─▶ maps of our own, with what the old ones know of the network and of what is in force
+//	         tracepoints, guard and socket hook attached beside the old ones, which go on
+//	Set   ─▶ labels carried over, then notes, then the hooks on calls attached: now both know the same
+//	         the change, as ever
+//	         our pins in the place of the old ones, by one exchange; the old ones go
+//
+// Both decide for a while, and agree: what one lets pass the other may still stop. Whoever is cut off before the exchange
+// leaves the old datapath as it was; after it, the new one.
+
+// carried are the maps without whose contents nothing can be taken over; mapped are of use if their entries fit.
+var (
+	carried = []string{"apps", "labels", "refused", "notes"}
+	mapped  = []string{"links", "addresses", "places", "cut"}
+)
+
+// succeed fills the maps of a new datapath with what holds now by an old one.
+func (d *Datapath) succeed(cookie uint64) error {
+	if err := d.found(cookie); err != nil {
+		return err
+	}
+	ours := d.pinnedMaps()
+	for _, name := range mapped {
+		if old := d.older[name]; old != nil && old.KeySize() == ours[name].KeySize() && old.ValueSize() == ours[name].ValueSize() {
+			if _, err := copyEntries(ours[name], old, ebpf.UpdateAny); err != nil {
+				return fmt.Errorf("carry over map %s: %w", name, err)
+			}
+		}
+	}
+	err := eachEntry(d.older["apps"], func(key, value []byte) error {
+		if id := binary.NativeEndian.Uint32(key); binary.NativeEndian.Uint32(value) == exitOutside { // first in every version
+			d.rules.apps[id] = id >= firstApp
+			return d.writeApp(id, bpf.DatapathApp{Exit: exitOutside})
+		}
+		return nil
+	})
+	delete(d.rules.apps, Launched)
+	if err != nil {
+		return fmt.Errorf("carry over what is in force: %w", err)
+	}
+	return d.reserve(d.rules)
+}
+
+// takeOver makes our hooks know what the old ones know: processes first, so that the sockets they make from then on are known,
+// then the sockets.
+func (d *Datapath) takeOver() error {
+	for _, name := range []string{"labels", "refused"} {
+		// Whoever was born meanwhile, to a parent that had not been carried over, is found by the next round.
+		for flags, news := ebpf.UpdateAny, 1; news > 0; flags = ebpf.UpdateNoExist {
+			var err error
+			if news, err = copyEntries(d.objs.Labels, d.older[name], flags); err != nil {
+				return fmt.Errorf("carry over map %s: %w", name, err)
+			}
+		}
+	}
+	// Whoever was found to be a stranger before that is judged again.
+	if err := d.configure(func(c *bpf.DatapathConfig) { c.Generation++ }); err != nil {
+		return err
+	}
+	if _, err := d.walkOver(d.objs.WalkCarry, d.older["notes"]); err != nil {
+		return fmt.Errorf("carry over the notes of sockets: %w", err)
+	}
+	return d.attachHooks(d.callHooks())
+}
+
+// replaceOlder puts our pins in the place of those of the older datapath, which goes.
+func (d *Datapath) replaceOlder() error {
+	if d.older == nil {
+		return nil
+	}
+	aside := d.opts.Pins + asideSuffix
+	if err := d.pinAside(); err != nil {
+		return err
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, aside, unix.AT_FDCWD, d.opts.Pins, unix.RENAME_EXCHANGE); err != nil {
+		return fmt.Errorf("publish the pins: %w", err)
+	}
+	d.published = true
+	closeMaps(d.older)
+	d.older = nil
+	_, err := cleanDir(aside)
+	return err
+}
+
+// eachEntry calls fn with every entry of a map, also of one that changes meanwhile.
+func eachEntry(m *ebpf.Map, fn func(key, value []byte) error) error {
+	var key, value []byte
+	entries := m.Iterate()
+	for entries.Next(&key, &value) {
+		if err := fn(key, value); err != nil {
+			return err
+		}
+	}
+	return entries.Err()
+}
+
+// copyEntries copies the entries of a map that another one does not have, or has otherwise, and returns how many. With
+// UpdateNoExist it leaves alone what is there.
+func copyEntries(to, from *ebpf.Map, flags ebpf.MapUpdateFlags) (news int, err error) {
+	err = eachEntry(from, func(key, value []byte) error {
+		have, err := to.LookupBytes(key)
+		if err != nil || bytes.Equal(have, value) {
+			return err
+		}
+		err = to.Update(key, value, flags)
+		if errors.Is(err, ebpf.ErrKeyExist) {
+			return nil
+		}
+		news++
+		return err
+	})
+	return news, err
+}
+
+// removeRemnant takes away what a removal that was cut off has left: it is not in force any more.
+func removeRemnant(pins string) error {
+	entries, err := os.ReadDir(filepath.Join(pins, linksDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("look for a pinned datapath: %w", err)
+	}
+	if len(entries) > 0 {
+		return nil
+	}
+	_, err = cleanDir(pins)
+	return err
+}
