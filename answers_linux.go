@@ -27,6 +27,7 @@ func (e *Engine) Status(ctx context.Context) (api.Status, error) {
 	}
 	var s api.Status
 	err := e.do(ctx, func() error {
+		e.lookAtPins()
 		counters, err := e.kernel.Counters()
 		if err != nil {
 			return err

@@ -38,7 +38,7 @@ func (e *Engine) loadPolicy() error {
 	for _, s := range saved.Apps {
 		parsed, err := policy.ParsePath(s.Path)
 		if err != nil {
-			return fmt.Errorf("state file %s is damaged: %w", e.file(policyFile), err)
+			return damaged(e.file(policyFile), err)
 		}
 		s.App = parsed
 		if s.Configured && !e.opts.Exclude.Has(s.Path) {
@@ -82,8 +82,35 @@ func (a *app) resolve() {
 }
 
 // set makes apps the policy: on disk once the kernel is prepared, in force, in what we remember; then it closes what is on
-// the wrong side. If something fails before that, the policy is what it was.
+// the wrong side. If something fails before that, the policy is what it was; where even that fails, it is unsettled.
 func (e *Engine) set(ctx context.Context, apps []app) error {
+	if err := e.number(apps); err != nil {
+		return err
+	}
+	e.remember(apps) // events of apps that are being added must find their names
+	saved := false
+	err := e.kernel.Set(ctx, e.compile(apps), func() error {
+		err := e.save(apps)
+		saved = err == nil
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("put the policy in force: %w", e.setBack(apps, saved, err))
+	}
+	e.unsettled = nil
+	e.closeStrays(len(apps) == 0 && len(e.apps) > 0)
+	e.apps = apps
+	e.remember(apps)
+	targets := make([]identity.Target, len(apps))
+	for i, a := range apps {
+		targets[i] = a.target
+	}
+	e.watcher.Set(targets)
+	return nil
+}
+
+// number gives the apps that have no number one.
+func (e *Engine) number(apps []app) error {
 	for i := range apps {
 		if apps[i].ID != 0 {
 			continue
@@ -94,30 +121,25 @@ func (e *Engine) set(ctx context.Context, apps []app) error {
 		}
 		apps[i].ID = id
 	}
-	e.remember(apps) // events of apps that are being added must find their names
-	saved := false
-	err := e.kernel.Set(ctx, e.compile(apps), func() error {
-		err := e.save(apps)
-		saved = err == nil
-		return err
-	})
-	if err != nil {
-		err = e.blame(apps, err)
-		if saved {
-			err = errors.Join(err, e.save(e.apps))
-		}
-		e.remember(e.apps)
-		return fmt.Errorf("put the policy in force: %w", err)
-	}
-	e.closeStrays(len(apps) == 0 && len(e.apps) > 0)
-	e.apps = apps
-	e.remember(apps)
-	targets := make([]identity.Target, len(apps))
-	for i, a := range apps {
-		targets[i] = a.target
-	}
-	e.watcher.Set(targets)
 	return nil
+}
+
+// setBack deals with a change that failed; saved: after the new policy was written to disk, so perhaps half way through the
+// flip. What was opened on the new side meanwhile is closed.
+func (e *Engine) setBack(apps []app, saved bool, err error) error {
+	err = e.blame(apps, err)
+	unsettled := errors.Is(err, datapath.ErrUnsettled)
+	if saved {
+		rewritten := e.save(e.apps)
+		unsettled = unsettled || rewritten != nil
+		err = errors.Join(err, rewritten)
+		e.closeStrays(false)
+	}
+	if unsettled {
+		e.unsettled = err
+	}
+	e.remember(e.apps)
+	return err
 }
 
 func (e *Engine) save(apps []app) error {
@@ -182,7 +204,11 @@ func (e *Engine) resolveAgain(ctx context.Context) error {
 			e.opts.Log.Info("path changed", "app", a.Path, "resolved", a.target.Canonical, "state", a.state())
 		}
 	}
-	return e.set(ctx, apps)
+	err := e.set(ctx, apps)
+	if err != nil {
+		e.unsettled = err // nobody would ask again
+	}
+	return err
 }
 
 // Exclude adds apps to the policy and returns when that is in force, for running and for future processes. Paths are as

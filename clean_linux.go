@@ -32,16 +32,18 @@ func Clean(state string) ([]string, error) {
 		defer lock.Close()
 	}
 	saved := networkOf(o.routing(), route.Saved{})
-	if err := readState(o.State, networkFile, &saved); err != nil {
+	removed := []string{}
+	switch err := readState(o.State, networkFile, &saved); {
+	case errors.Is(err, errDamaged):
+		saved = networkOf(o.routing(), route.Saved{})
+		removed = append(removed, fmt.Sprintf("%v: system settings are not put back, and rules and routes only by the default numbers", err))
+	case err != nil:
 		return nil, err
 	}
-	removed, err := cleanPins(o.State, saved.Mask)
-	if err != nil {
-		return removed, err
-	}
-	lines, err := cleanRoutes(saved)
-	removed = append(removed, lines...)
-	if err != nil {
+	pins, errPins := cleanPins(o.State, saved.Mask)
+	routes, errRoutes := cleanRoutes(saved)
+	removed = append(append(removed, pins...), routes...)
+	if err := errors.Join(errPins, errRoutes); err != nil {
 		return removed, err
 	}
 	if err := os.Remove(filepath.Join(o.State, networkFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -49,8 +49,11 @@ type Engine struct {
 	routed error  // why the plan is not in force
 	told   string // the network as it was last reported: of a plan that failed first, too, once it is in force
 
-	confined bool  // strict mode was in force when the network was last followed
-	unclosed error // why connections on the wrong side could not be closed; the guard stops them
+	confined  bool  // strict mode was in force when the network was last followed
+	unclosed  error // why connections on the wrong side could not be closed; the guard stops them
+	unsettled error // why what is in force, or on disk, may not be the policy
+	unpinned  error // why what is in force is not pinned
+	repinned  int   // how often pins were gone
 }
 
 // New makes an engine for the network namespace of the calling thread, and takes over what an earlier one left in
@@ -71,15 +74,27 @@ func New(o Options) (*Engine, error) {
 		told:      describe(route.Plan{}),
 	}
 	if err := e.open(); err != nil {
-		e.close()
-		return nil, err
+		return nil, withWayOut(errors.Join(err, e.abandon()))
 	}
 	return e, nil
+}
+
+// abandon lets go of an engine that has not got as far as to enforce anything, and leaves the kernel as it was found.
+func (e *Engine) abandon() error {
+	var err error
+	if e.kernel != nil && !e.kernel.Adopted() {
+		err = e.kernel.Remove()
+		e.kernel = nil
+	}
+	return errors.Join(err, e.close())
 }
 
 // open acquires everything in the order in which it is needed. What fails is undone by close.
 func (e *Engine) open() (err error) {
 	if e.lock, err = lockState(e.opts.State); err != nil {
+		return err
+	}
+	if err := sweepState(e.opts.State); err != nil {
 		return err
 	}
 	if e.netns, err = os.Readlink("/proc/thread-self/ns/net"); err != nil {
@@ -112,7 +127,7 @@ func (e *Engine) open() (err error) {
 		Pins: pinsOf(mount, e.opts.State), Cgroup: cgroup, Mask: e.opts.routing().Mask,
 	})
 	if err != nil {
-		return withWayOut(fmt.Errorf("open the datapath: %w", err))
+		return fmt.Errorf("open the datapath: %w", err)
 	}
 	if err := e.checkStrict(e.opts); err != nil {
 		return err
@@ -129,10 +144,16 @@ func withWayOut(err error) error {
 	switch {
 	case errors.Is(err, datapath.ErrGoverned):
 		hint = "stop that one; if it is dead, `sidestep clean --state DIR` with its state directory removes what it left"
-	case errors.Is(err, datapath.ErrLayout):
-		hint = "`sidestep clean` removes what the other version left; until then that stays in force"
+	case errors.Is(err, datapath.ErrLater):
+		hint = "install that version again; or `sidestep clean`, which cuts what is open outside. Until then what it left is in force"
+	case errors.Is(err, datapath.ErrLayout), errors.Is(err, datapath.ErrDamaged):
+		hint = "`sidestep clean` removes what is there; until then that stays in force"
 	case errors.Is(err, datapath.ErrNamespace):
 		hint = "a daemon in another network namespace needs a state directory of its own: --state DIR"
+	case errors.Is(err, errDamaged):
+		hint = "mend the file, or move it away to start without it; until then what is in force stays in force"
+	case errors.Is(err, errNoBPFFS):
+		hint = "`mount -t bpf bpf " + bpffs + "` mounts one"
 	default:
 		refusal := doctor.Refusal()
 		if refusal == nil {
@@ -177,10 +198,23 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer e.events.close()
 	defer close(e.done)
 	err := e.run(ctx)
-	if err == nil {
-		err = e.takeBack()
+	if ctx.Err() != nil {
+		err = nil // what is said of being stopped is no news
+	}
+	if err == nil || e.unborn() {
+		err = errors.Join(err, e.takeBack())
 	}
 	return errors.Join(err, e.close())
+}
+
+// unborn reports whether nothing was in force before this engine, and it has not put anything in force.
+func (e *Engine) unborn() bool {
+	select {
+	case <-e.ready:
+		return false
+	default:
+		return !e.kernel.Adopted()
+	}
 }
 
 // run starts the sensors, puts the policy in force and then serves whatever comes, one at a time.
@@ -188,6 +222,9 @@ func (e *Engine) run(ctx context.Context) error {
 	snap, err := e.monitor.Snapshot()
 	if err != nil {
 		return fmt.Errorf("read the network: %w", err)
+	}
+	if err := e.rememberNumbers(); err != nil {
+		return err
 	}
 	// The way out comes before the first mark, so a marked packet always has one.
 	if err := e.follow(ctx, snap); err != nil {
@@ -208,21 +245,22 @@ func (e *Engine) run(ctx context.Context) error {
 	g.Go(func() error { return e.watcher.Run(sensing, func() { signal(e.stale) }) })
 	g.Go(func() error { return e.kernel.Run(sensing, e.onKernelEvent, e.events.lost) })
 	g.Go(func() error { return e.serve(sensing) })
-	err = g.Wait()
-	if ctx.Err() != nil {
-		return nil // what the sensors say of being stopped is no news
-	}
-	return err
+	return g.Wait()
 }
 
-// retryAfter is how long a network that could not be followed is left alone.
-const retryAfter = time.Second
+// retryAfter is how long what could not be put in force is left alone; lookAfter is how long pins are left unlooked at.
+const (
+	retryAfter = time.Second
+	lookAfter  = 10 * time.Second
+)
 
 // serve owns the engine's state: everything that reads or changes it happens here.
 func (e *Engine) serve(ctx context.Context) error {
+	look := time.NewTicker(lookAfter)
+	defer look.Stop()
 	for {
 		var retry <-chan time.Time
-		if e.routed != nil {
+		if e.routed != nil || e.unsettled != nil {
 			retry = time.After(retryAfter)
 		}
 		select {
@@ -235,7 +273,9 @@ func (e *Engine) serve(ctx context.Context) error {
 		case <-e.stale:
 			e.logged("resolve the policy's paths", e.resolveAgain(ctx))
 		case <-retry:
-			e.logged("follow the network", e.follow(ctx, *e.latest.Load()))
+			e.tryAgain(ctx)
+		case <-look.C:
+			e.lookAtPins()
 		}
 		e.setState(e.judge())
 	}
@@ -247,27 +287,47 @@ func (e *Engine) logged(what string, err error) {
 	}
 }
 
+// tryAgain puts right what could not be done when it was due.
+func (e *Engine) tryAgain(ctx context.Context) {
+	if e.routed != nil {
+		e.logged("follow the network", e.follow(ctx, *e.latest.Load()))
+	}
+	if e.unsettled != nil {
+		e.logged("put the policy in force again", e.enforce(ctx))
+	}
+}
+
 // takeBack undoes everything: first every app is included, so that nothing is marked any more, then what is open outside
 // is closed, then the programs that mark and guard go, and the routes that marks need go last.
+//
+// If the first step fails everything stays in force. After that, what can't be removed does not keep the rest.
 func (e *Engine) takeBack() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if err := e.kernel.Withdraw(ctx); err != nil {
-		return fmt.Errorf("include every app: %w", err)
+		return leftBehind(fmt.Errorf("include every app: %w", err))
 	}
 	e.logged("close what is open outside", closeOutside(e.kernel, e.closer, e.opts.routing().Mask, e.reportCut))
+	var errs []error
 	if err := e.kernel.Remove(); err != nil {
-		return fmt.Errorf("remove the datapath: %w", err)
+		errs = append(errs, fmt.Errorf("remove the datapath: %w", err))
 	}
 	e.kernel = nil
 	if _, err := e.routes.Clean(ctx); err != nil {
-		return fmt.Errorf("remove rules and routes: %w", err)
+		errs = append(errs, fmt.Errorf("remove rules and routes: %w", err))
+	} else if err := os.Remove(e.file(networkFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		errs = append(errs, fmt.Errorf("remove state: %w", err))
 	}
-	if err := os.Remove(e.file(networkFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove state: %w", err)
+	if err := errors.Join(errs...); err != nil {
+		return leftBehind(err)
 	}
 	e.opts.Log.Info("took everything back")
 	return nil
+}
+
+// leftBehind says what to do when not everything was taken back.
+func leftBehind(err error) error {
+	return &api.Error{Code: api.CodeInternal, Message: err.Error(), Hint: "`sidestep clean` removes what is left"}
 }
 
 // do runs fn on the goroutine that owns the state.

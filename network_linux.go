@@ -32,10 +32,12 @@ func (e *Engine) openRoutes() (err error) {
 	e.routes, err = route.New(c, saved.Saved, func(s route.Saved) error {
 		return writeState(e.opts.State, networkFile, networkOf(c, s))
 	})
-	if err != nil {
-		return err
-	}
-	return writeState(e.opts.State, networkFile, networkOf(c, saved.Saved))
+	return err
+}
+
+// rememberNumbers has whoever cleans up after us know what to look for. It comes before the first rule.
+func (e *Engine) rememberNumbers() error {
+	return writeState(e.opts.State, networkFile, networkOf(e.opts.routing(), e.routes.Saved()))
 }
 
 func networkOf(c route.Config, s route.Saved) savedNetwork {
@@ -107,10 +109,22 @@ func describe(p route.Plan) string {
 		or(strings.Join(tunnels(p), ", ")), or(p.Uplink4.Name), or(p.Uplink6.Name))
 }
 
+// lookAtPins pins again what somebody has removed the pins of: with them gone, what is in force would end with us.
+func (e *Engine) lookAtPins() {
+	missing, err := e.kernel.Repin()
+	if missing > 0 {
+		e.opts.Log.Warn("pins of what is in force were gone", "missing", missing, "error", err)
+	}
+	if missing > 0 && err == nil {
+		e.repinned++
+	}
+	e.unpinned = err
+}
+
 // judge says what state the engine is in.
 func (e *Engine) judge() api.State {
 	switch {
-	case e.routed != nil, len(e.complaints()) > 0:
+	case len(e.complaints()) > 0:
 		return api.Degraded
 	case len(e.plan.Tunnels) > 0:
 		return api.Engaged
@@ -123,6 +137,12 @@ func (e *Engine) complaints() []string {
 	var all []string
 	if e.routed != nil {
 		all = append(all, fmt.Sprintf("rules and routes are not as they should be: %v", e.routed))
+	}
+	if e.unsettled != nil {
+		all = append(all, fmt.Sprintf("what is in force may not be the policy, and it is tried again: %v", e.unsettled))
+	}
+	if e.unpinned != nil {
+		all = append(all, fmt.Sprintf("what is in force is not pinned and would end with this daemon: %v", e.unpinned))
 	}
 	for _, a := range e.apps {
 		if a.err != nil {
@@ -149,6 +169,9 @@ func (e *Engine) warnings() []string {
 	all := slices.Concat(e.complaints(), e.plan.Warnings, e.watcher.Warnings())
 	if e.unclosed != nil {
 		all = append(all, fmt.Sprintf("connections on the wrong side were not closed, only stopped: %v", e.unclosed))
+	}
+	if e.repinned > 0 {
+		all = append(all, fmt.Sprintf("somebody has removed pins of what is in force, %d times; they were made again", e.repinned))
 	}
 	if all == nil {
 		return []string{} // never null in JSON

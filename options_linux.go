@@ -91,6 +91,9 @@ func pinsOf(mount, state string) string {
 	return filepath.Join(mount, "sidestep-"+hex.EncodeToString(sum[:6]))
 }
 
+// errNoBPFFS: pins have no place.
+var errNoBPFFS = errors.New("no BPF file system is mounted")
+
 // mountBPF returns where the BPF file system is, and mounts one if there is none.
 func mountBPF(log *slog.Logger) (string, error) {
 	mount, err := mountinfo.BPFFS()
@@ -98,7 +101,7 @@ func mountBPF(log *slog.Logger) (string, error) {
 		return mount, err
 	}
 	if err := unix.Mount("bpf", bpffs, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
-		return "", fmt.Errorf("mount a BPF file system on %s: %w", bpffs, err)
+		return "", fmt.Errorf("%w, and none can be mounted on %s: %w", errNoBPFFS, bpffs, err)
 	}
 	log.Info("mounted a BPF file system", "on", bpffs)
 	return bpffs, nil

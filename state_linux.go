@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +23,9 @@ const (
 
 // errRunning: another engine owns the state directory.
 var errRunning = errors.New("another sidestep runs on this state directory")
+
+// errDamaged: a state file does not hold what an engine wrote.
+var errDamaged = errors.New("is damaged")
 
 // savedPolicy is what policy.json holds: the policy as it was last acknowledged.
 type savedPolicy struct {
@@ -62,12 +66,17 @@ func readState(dir, name string, v any) error {
 		return fmt.Errorf("read state: %w", err)
 	}
 	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("state file %s is damaged: %w", file, err)
+		return damaged(file, err)
 	}
 	return nil
 }
 
-// writeState replaces a file of the state directory: after a crash it holds the old content or the new.
+func damaged(file string, err error) error {
+	return fmt.Errorf("state file %s %w: %w", file, errDamaged, err)
+}
+
+// writeState replaces a file of the state directory: after a crash it holds the old content or the new, and the new if
+// writeState has returned.
 func writeState(dir, name string, v any) error {
 	b, err := json.MarshalIndent(v, "", "\t")
 	if err != nil {
@@ -84,6 +93,34 @@ func writeState(dir, name string, v any) error {
 	}
 	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
 		return fmt.Errorf("write state: %w", err)
+	}
+	if err := syncDir(dir); err != nil {
+		return fmt.Errorf("write state: %w", err)
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// sweepState removes the files that an engine was writing when it was killed.
+func sweepState(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("look for half-written state: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), policyFile+".") && !strings.HasPrefix(e.Name(), networkFile+".") {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("remove half-written state: %w", err)
+		}
 	}
 	return nil
 }
