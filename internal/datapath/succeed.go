@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"sidestep/internal/datapath/bpf"
@@ -96,8 +97,31 @@ func (d *Datapath) replaceOlder() error {
 	d.published = true
 	closeMaps(d.older)
 	d.older = nil
-	_, err := cleanDir(aside)
-	return err
+	err := detachAll(filepath.Join(aside, linksDir))
+	_, left := cleanDir(aside)
+	return errors.Join(err, left)
+}
+
+// detachAll detaches what is pinned in a directory, and returns when that is done. Without it, programs go on for a moment
+// after their pins are gone, and these have not heard of what changes next. Tracepoints can't be detached so; they write to
+// maps that nobody reads any more.
+func detachAll(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("list pinned links: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		l, err := link.LoadPinnedLink(filepath.Join(dir, e.Name()), nil)
+		if err == nil {
+			err = l.Detach()
+			errs = append(errs, l.Close())
+		}
+		if err != nil && !errors.Is(err, link.ErrNotSupported) {
+			errs = append(errs, fmt.Errorf("detach link %s: %w", e.Name(), err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // eachEntry calls fn with every entry of a map, also of one that changes meanwhile.
