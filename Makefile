@@ -28,8 +28,8 @@ race: ## the tests under the race detector, without those that count packets (ro
 	$(GO) test -race -p 1 -timeout 30m ./policy ./api . $$($(GO) list ./internal/... | grep -v internal/leak)
 
 .PHONY: bench
-bench: ## what it costs, engine off and on in one run (root)
-	$(GO) test -p 1 -run '^$$' -bench . ./internal/datapath ./internal/leak
+bench: ## what it costs, engine off and on in one run: ten minutes, or BENCH=-short (root)
+	$(GO) run ./bench/cost $(BENCH)
 
 .PHONY: fuzz
 fuzz: ## fuzz what reads foreign input, a minute each

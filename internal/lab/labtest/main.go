@@ -14,19 +14,22 @@ import (
 
 const insideEnv = "SIDESTEP_TEST_INSIDE"
 
-// Main runs a package's tests with mounts of their own, so that pins and mounts of theirs are nobody else's, and end
-// with them: it runs the test binary again in a new mount namespace, with an empty BPF file system at /sys/fs/bpf.
-// Without root it just runs the tests. It returns what the caller exits with.
-func Main(m *testing.M) int {
+// Main runs a package's tests [Inside]. It returns what the caller exits with.
+func Main(m *testing.M) int { return Inside(m.Run) }
+
+// Inside calls run with mounts of its own, so that pins and mounts made there are nobody else's, and end with it: it runs
+// this program again in a new mount namespace, with an empty BPF file system at /sys/fs/bpf. Without root it just calls
+// run. It returns what the caller exits with.
+func Inside(run func() int) int {
 	if os.Geteuid() != 0 {
-		return m.Run()
+		return run()
 	}
 	if os.Getenv(insideEnv) != "" {
 		if err := privateBPF(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		return m.Run()
+		return run()
 	}
 	code, err := again()
 	if err != nil {
@@ -43,7 +46,7 @@ func again() (int, error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	if err := cmd.Start(); err != nil {
-		return 0, fmt.Errorf("run the tests with mounts of their own: %w", err)
+		return 0, fmt.Errorf("run with mounts of its own: %w", err)
 	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGQUIT) // ^C reaches the whole process group anyway
@@ -55,7 +58,7 @@ func again() (int, error) {
 	err := cmd.Wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		return 0, fmt.Errorf("run the tests with mounts of their own: %w", err)
+		return 0, fmt.Errorf("run with mounts of its own: %w", err)
 	}
 	return cmd.ProcessState.ExitCode(), nil
 }

@@ -1,0 +1,94 @@
+// Command cost measures what sidestep costs a machine: each thing that programs do, with the engine off and on, in one run.
+//
+//	go run ./bench/cost            # as root; ten minutes on two cores
+//	go run ./bench/cost -short     # the same, coarser, in a minute and a half
+//
+// It runs the real daemon in a world of its own (package lab), so nothing outside is touched but for the time. Every
+// number is taken in rounds, and before and after each time that the engine is on it is off: a ratio compares neighbours,
+// so a machine that gets slower or faster meanwhile does not matter. What is printed is the median over the rounds, and
+// the range of the middle half.
+//
+// The load generator is a C program without a C library (src/). It keeps the time itself.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"sidestep/internal/lab/labtest"
+)
+
+//go:generate sh src/build.sh
+
+// settings are what the command line says.
+type settings struct {
+	short  bool
+	rounds int
+	only   string
+	json   string
+	plots  string
+}
+
+func main() {
+	var s settings
+	flag.BoolVar(&s.short, "short", false, "coarse, in less than 90 seconds")
+	flag.IntVar(&s.rounds, "rounds", 0, "how many `rounds` (default 12, with -short 2)")
+	flag.StringVar(&s.only, "only", "", "only this `part`: ratios, programs, growth, daemon or flip")
+	flag.StringVar(&s.json, "json", "", "write all results to `FILE`")
+	flag.StringVar(&s.plots, "plots", "", "draw the growth into the `DIR`ectory, as SVG")
+	flag.Parse()
+	if s.rounds == 0 {
+		s.rounds = 12
+		if s.short {
+			s.rounds = 2
+		}
+	}
+	os.Exit(labtest.Inside(func() int {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+		defer stop()
+		if err := run(ctx, s, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "cost:", err)
+			return 1
+		}
+		return 0
+	}))
+}
+
+// run measures everything and reports as it goes. It fails if something cannot be measured, and never for being slow.
+func run(ctx context.Context, s settings, out io.Writer) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("needs root")
+	}
+	b, err := newBench(ctx, s, out)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	b.title()
+	parts := []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"ratios", b.ratios}, {"programs", b.programs}, {"growth", b.growth}, {"daemon", b.daemonCosts}, {"flip", b.flips},
+	}
+	for _, p := range parts {
+		if s.only != "" && s.only != p.name {
+			continue
+		}
+		if err := p.run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	if s.json != "" {
+		return b.report.write(filepath.Clean(s.json))
+	}
+	return nil
+}
