@@ -14,7 +14,8 @@
 
 struct sip {
 	__u64 v0, v1, v2, v3; /* the state; in the end v0 and v1 are the result */
-	__u32 words;
+	__u16 words; /* modulo 32 is what the result needs */
+	__u16 left; /* of the name that is being absorbed, in bytes */
 	int failed; /* a name could not be read: the result names nothing */
 };
 
@@ -41,6 +42,7 @@ static __always_inline void sip_init(struct sip *s, const struct config *cfg)
 	s->v2 = cfg->seed[0] ^ 0x6c7967656e657261ULL;
 	s->v3 = cfg->seed[1] ^ 0x7465646279746573ULL;
 	s->words = 0;
+	s->left = 0;
 	s->failed = 0;
 }
 
@@ -79,7 +81,8 @@ __noinline int sip_end(struct sip *s)
 
 /* sip_name absorbs a name of len bytes at a kernel address. If the name can't be read, it returns -1 and the hash has
  * failed. A global function: the verifier checks it once, and knows nothing of the hash afterwards, so loops around it
- * end.
+ * end. What is left of the name is counted in the hash, where the verifier does not follow it: to the verifier all turns
+ * of the loop are alike.
  */
 __noinline int sip_name(struct sip *s, __u64 name, __u64 len)
 {
@@ -89,20 +92,21 @@ __noinline int sip_name(struct sip *s, __u64 name, __u64 len)
 		s->failed = 1;
 		return -1;
 	}
+	s->left = len;
 	for (__u32 off = 0; off <= NAME_LEN_MAX; off += 8) {
 		__u64 word = 0;
-		__u64 n;
+		__u64 n = s->left;
 
-		if (off > len)
-			return 0;
-		n = len - off;
 		if (n > sizeof(word))
 			n = sizeof(word);
-		if (n && bpf_probe_read_kernel(&word, n, (void *)(name + off))) {
+		if (bpf_probe_read_kernel(&word, n, (void *)(name + off))) {
 			s->failed = 1;
 			return -1;
 		}
 		sip_word(s, word);
+		if (s->left < sizeof(word))
+			return 0;
+		s->left -= sizeof(word);
 	}
 	return 0;
 }

@@ -15,18 +15,33 @@
 
 #define DEPTH_MAX 2048 /* PATH_MAX / 2: deeper than any path that can be named */
 
-static __always_inline int is_root(struct dentry *d)
+/* Dentries are numbers here, got and read by helper, which to the verifier pointers are not: then the functions that climb can
+ * be global, and it checks them once for each program, not in every state in which they are called.
+ */
+
+/* What one look at a dentry tells: both fields, side by side in the kernel since 2.6.38. */
+struct look {
+	__u64 parent; /* the dentry itself at the root of the file system */
+	struct qstr name;
+};
+
+/* look_at reads a dentry. It returns 0 if that can't be read. */
+static __always_inline int look_at(__u64 dentry, struct look *l)
 {
-	return d->d_parent == d;
+	struct dentry *d = (struct dentry *)dentry;
+	int err;
+
+	if (bpf_core_field_offset(d->d_name) == bpf_core_field_offset(d->d_parent) + sizeof(l->parent))
+		err = bpf_core_read(l, sizeof(*l), &d->d_parent);
+	else
+		err = bpf_core_read(&l->parent, sizeof(l->parent), &d->d_parent) ||
+		      bpf_core_read(&l->name, sizeof(l->name), &d->d_name);
+	return !err;
 }
 
-/* read_name reads where a dentry's name is and how long. Read by helper, the address is a number to the verifier: since
- * 6.17 a direct load makes a pointer of it, which no global function takes. A name that can't be read is none.
- */
-static __always_inline void read_name(struct qstr *name, struct dentry *d)
+static __always_inline __u64 name_len(const struct look *l)
 {
-	if (bpf_core_read(name, sizeof(*name), &d->d_name))
-		name->hash_len = ~0ULL;
+	return l->name.hash_len >> 32;
 }
 
 /* name_kinds says of which kinds there are rules that end in this name. */
@@ -47,30 +62,35 @@ __noinline __u32 name_kinds(const struct config *cfg, __u64 name, __u64 len)
 	return kinds ? *kinds : 0;
 }
 
-static __noinline __u32 dentry_kinds(const struct config *cfg, struct dentry *d)
-{
-	struct qstr name;
-
-	read_name(&name, d);
-	return name_kinds(cfg, (__u64)name.name, name.hash_len >> 32);
-}
-
 struct climb {
-	struct dentry *d;
+	__u64 d;
 	struct sip s;
 };
 
 static long climb_step(__u32 i, struct climb *c)
 {
-	struct dentry *d = c->d;
-	struct qstr name;
+	struct look l;
 
-	if (is_root(d))
+	if (!look_at(c->d, &l)) {
+		c->s.failed = 1;
 		return 1;
-	read_name(&name, d);
-	c->d = d->d_parent;
-	sip_name(&c->s, (__u64)name.name, name.hash_len >> 32);
-	return 0;
+	}
+	if (l.parent == c->d)
+		return 1; /* the root of the file system */
+	c->d = l.parent;
+	return sip_name(&c->s, (__u64)l.name.name, name_len(&l)) & 1;
+}
+
+/* device_of reads the device of a dentry's file system. It returns 0 if it can't be read: no file system has that. */
+static __always_inline __u32 device_of(__u64 dentry)
+{
+	struct dentry *d = (struct dentry *)dentry;
+	struct super_block *sb;
+	__u32 device = 0;
+
+	if (bpf_core_read(&sb, sizeof(sb), &d->d_sb) || bpf_core_read(&device, sizeof(device), &sb->s_dev))
+		count(STAT_HELPER_FAILED);
+	return device;
 }
 
 /* rule_above ends a path: it absorbs d and everything above it, then asks whether a rule of this kind says so. */
@@ -78,62 +98,82 @@ static __always_inline __u32 rule_above(struct climb *c, __u32 kind)
 {
 	__u32 *app;
 
-	bpf_loop(DEPTH_MAX, climb_step, c, 0);
+	if (bpf_loop(DEPTH_MAX, climb_step, c, 0) == DEPTH_MAX)
+		return 0; /* deeper than any rule */
 	if (c->s.failed) {
 		count(STAT_HELPER_FAILED);
 		return 0;
 	}
-	if (!is_root(c->d))
-		return 0; /* deeper than any rule */
-	sip_word(&c->s, (__u64)c->d->d_sb->s_dev | (__u64)kind << 32);
+	sip_word(&c->s, device_of(c->d) | (__u64)kind << 32);
 	sip_end(&c->s);
 	app = bpf_map_lookup_elem(&rules, &c->s); /* a rule_key is the first two words of a finished hash */
 	return app ? *app : 0;
 }
 
-static __noinline __u32 rule_of(const struct config *cfg, struct dentry *d, __u32 kind)
+__noinline __u32 rule_of(const struct config *cfg, __u64 dentry, __u32 kind)
 {
-	struct climb c = { .d = d };
+	struct climb c = { .d = dentry };
 
+	if (!cfg)
+		return 0;
 	sip_init(&c.s, cfg);
 	return rule_above(&c, kind);
 }
 
-struct dirs {
+_Static_assert(KIND_FILE == NAME_FILE && KIND_DIR == NAME_DIR, "a kind of rule is the bit of its names");
+
+struct rise {
 	const struct config *cfg;
-	struct dentry *d;
+	__u64 d;
 	struct list *found;
+	__u32 kind; /* of the rules that d may be in: what is above it is a directory */
 };
 
-static long dirs_step(__u32 i, struct dirs *c)
+static long rise_step(__u32 i, struct rise *c)
 {
-	struct dentry *d = c->d;
+	struct look l;
+	__u64 d = c->d;
 
+	if (!look_at(d, &l)) {
+		count(STAT_HELPER_FAILED);
+		return 1;
+	}
 	/* The root, too, is a directory that can be listed: where a file system is mounted. Its name is "/". */
-	if (dentry_kinds(c->cfg, d) & NAME_DIR)
-		list_add(c->found, rule_of(c->cfg, d, KIND_DIR));
-	c->d = d->d_parent;
-	return is_root(d);
+	if (name_kinds(c->cfg, (__u64)l.name.name, name_len(&l)) & c->kind)
+		list_add(c->found, rule_of(c->cfg, d, c->kind));
+	c->d = l.parent;
+	c->kind = KIND_DIR;
+	return l.parent == d;
 }
 
-/* dirs_from adds the apps whose directory is d or above it, nearest first. */
-static __always_inline void dirs_from(const struct config *cfg, struct dentry *d, struct list *found)
+/* dirs_from adds the apps whose directory is the dentry or above it, nearest first. */
+static __always_inline void dirs_from(const struct config *cfg, __u64 dentry, struct list *found)
 {
-	struct dirs c = { .cfg = cfg, .d = d, .found = found };
+	struct rise c = { .cfg = cfg, .d = dentry, .found = found, .kind = KIND_DIR };
 
-	bpf_loop(DEPTH_MAX, dirs_step, &c, 0);
+	bpf_loop(DEPTH_MAX, rise_step, &c, 0);
 }
 
-/* identify adds the apps that name the executable, or a directory above it. */
-static __noinline int identify(const struct config *cfg, struct file *exe, struct list *found)
+/* identify adds the apps that name the executable with this dentry, or a directory above it. */
+__noinline int identify(const struct config *cfg, __u64 dentry, struct list *found)
 {
-	struct dentry *d = exe->f_path.dentry;
+	struct rise c = { .cfg = cfg, .d = dentry, .found = found, .kind = KIND_FILE };
 
-	if (dentry_kinds(cfg, d) & NAME_FILE)
-		list_add(found, rule_of(cfg, d, KIND_FILE));
-	if (cfg->dir_rules && !is_root(d))
-		dirs_from(cfg, d->d_parent, found);
+	if (!cfg || !found)
+		return 0;
+	bpf_loop(cfg->dir_rules ? DEPTH_MAX : 1, rise_step, &c, 0);
 	return 0;
+}
+
+/* dentry_of is where the executable of a process is, or 0 if it has none. What it needs is on its own stack. */
+static __noinline __u64 dentry_of(struct mm_struct *mm)
+{
+	struct file *exe = mm->exe_file;
+	__u64 d = 0;
+
+	if (exe && bpf_core_read(&d, sizeof(d), &exe->f_path.dentry))
+		count(STAT_HELPER_FAILED);
+	return d;
 }
 
 #endif

@@ -152,7 +152,7 @@ static long inherit(__u32 i, struct judge *j)
 	__u32 tgid = t->tgid;
 	struct stranger *u;
 	struct label *l;
-	struct file *exe;
+	__u64 exe;
 
 	if (tgid <= 1)
 		return 1; /* init's children are on their own; the swapper has none */
@@ -168,7 +168,7 @@ static long inherit(__u32 i, struct judge *j)
 		return 1;
 	if (l)
 		list_add(&j->found, l->given);
-	exe = t->mm->exe_file;
+	exe = dentry_of(t->mm);
 	if (exe)
 		identify(j->cfg, exe, &j->found);
 	if (l && l->since <= j->born) /* of an image before an exec that was missed */
@@ -185,14 +185,14 @@ static long inherit_fresh(__u32 i, struct judge *j)
 	__u32 tgid = t->tgid;
 	struct list own = {};
 	struct label *l;
-	struct file *exe;
+	__u64 exe;
 
 	if (tgid <= 1)
 		return 1;
 	l = label_of_process(tgid, t->group_leader->start_boottime);
 	if (l)
 		list_add(&own, l->given);
-	exe = t->mm->exe_file;
+	exe = dentry_of(t->mm);
 	if (exe)
 		identify(j->cfg, exe, &own);
 	list_add_fresh(&j->found, &own, j->had);
@@ -207,7 +207,7 @@ static __always_inline void judge(const struct config *cfg, struct task_struct *
 				  struct label *l)
 {
 	struct judge j = { .cfg = cfg, .task = t, .had = &l->apps };
-	struct file *exe = t->mm->exe_file;
+	__u64 exe = dentry_of(t->mm);
 
 	if (l->exec_id != t->self_exec_id || !bpf_map_lookup_elem(&apps, &l->given))
 		l->given = 0;

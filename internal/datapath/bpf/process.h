@@ -45,7 +45,7 @@ int BPF_PROG(on_exec, struct task_struct *t, int old_pid, struct linux_binprm *b
 	__u32 tgid = t->tgid;
 	struct list found = {};
 	struct label l = {};
-	struct file *exe;
+	__u64 exe;
 	int had, inherits;
 
 	LISTEN();
@@ -53,7 +53,7 @@ int BPF_PROG(on_exec, struct task_struct *t, int old_pid, struct linux_binprm *b
 		return 0;
 	had = read_label(tgid, start, &l);
 	l.given = script_app(cfg, t, bprm, &found);
-	exe = t->mm->exe_file;
+	exe = dentry_of(t->mm);
 	if (exe)
 		identify(cfg, exe, &found);
 	l.own = list_len(&found);
