@@ -56,17 +56,6 @@ func (w *world) local(routes []netmon.Route, closed []int) []netip.Prefix {
 	return outermost(all)
 }
 
-// leadsToNeighbours reports whether what the route leads to is on the link. Point-to-point links, tunnels among them,
-// have no hosts on them, only what is behind them; and what is larger than the largest network there is, is the internet
-// even if no router is named.
-func (w *world) leadsToNeighbours(r netmon.Route) bool {
-	const largest = 8
-	return r.Dst.Bits() >= largest && !slices.ContainsFunc(r.Nexthops, func(nh netmon.Nexthop) bool {
-		l := w.links[nh.OIF]
-		return nh.Gateway.IsValid() || l.PointToPoint || tunnelKind(l.Kind)
-	})
-}
-
 // hosts returns the single addresses that somebody at this machine gave a route to outside the tunnels, without those
 // that are local.
 func (w *world) hosts(local []netip.Prefix) []netip.Prefix {
@@ -80,17 +69,6 @@ func (w *world) hosts(local []netip.Prefix) []netip.Prefix {
 		}
 	}
 	return outermost(all)
-}
-
-// byItself reports whether a route of this protocol is there without anybody's wish: the kernel made it, or a
-// router or DHCP server told of it. Whoever runs a network must not decide which hosts are spared the tunnel.
-func byItself(protocol uint8) bool {
-	const redirect, kernel, routerAdvertisement, dhcp = 1, 2, 9, 16 // include/uapi/linux/rtnetlink.h
-	switch protocol {
-	case redirect, kernel, routerAdvertisement, dhcp:
-		return true
-	}
-	return false
 }
 
 // within reports whether one of the ranges, which are sorted and apart, holds all of the prefix.

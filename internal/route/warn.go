@@ -11,8 +11,8 @@ import (
 
 // warnings says what the user may want to change, most urgent first.
 func (w *world) warnings(p Plan) []string {
-	return slices.Concat(w.uplinkWarnings(p), w.tunnelWarnings(p), w.policyWarnings(), w.reachWarnings(p),
-		w.ruleWarnings(), w.routeWarnings())
+	return slices.Concat(w.uplinkWarnings(p), w.tunnelWarnings(p), w.policyWarnings(), w.networkWarnings(p),
+		w.reachWarnings(p), w.ruleWarnings(), w.routeWarnings())
 }
 
 func (w *world) uplinkWarnings(p Plan) []string {

@@ -18,6 +18,8 @@ type world struct {
 	// named: no route of ours uses one of these.
 	tunnels []Iface
 	avoided map[int]bool
+	// heard are the ways that are there because the network said so.
+	heard map[way]bool
 	// doubtful are the ppp links taken for uplinks; guesses says what else was assumed to find an uplink.
 	doubtful []Iface
 	guesses  []string
@@ -38,6 +40,7 @@ func newWorld(snap netmon.Snapshot, cfg Config) *world {
 			w.rules = append(w.rules, r)
 		}
 	}
+	w.hear()
 	w.findTunnels()
 	return w
 }
