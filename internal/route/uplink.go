@@ -56,7 +56,9 @@ func (w *world) inferred(fam netmon.Family) []netmon.Route {
 		return nil
 	}
 	servers := slices.DeleteFunc(w.servers(fam), func(r netmon.Route) bool {
-		return !routed(r) || w.cfg.Uplink != "" && w.links[r.Nexthops[0].OIF].Name != w.cfg.Uplink
+		l := w.links[r.Nexthops[0].OIF]
+		return !routed(r) && !l.PointToPoint && l.Kind != "ppp" || w.avoided[l.Index] ||
+			w.cfg.Uplink != "" && l.Name != w.cfg.Uplink
 	})
 	for _, r := range servers {
 		if r.Nexthops[0] != servers[0].Nexthops[0] {
@@ -71,20 +73,24 @@ func (w *world) inferred(fam netmon.Family) []netmon.Route {
 	server := servers[0].Dst.Addr()
 	r, nh := servers[0], servers[0].Nexthops[0]
 	r.Dst = fam.Default()
-	w.guess("%s by %s is taken for the %s uplink because the route to %s goes there; no default route is left "+
-		"outside the tunnels", w.links[nh.OIF].Name, nh.Gateway, fam, server)
+	by := ""
+	if nh.Gateway.IsValid() {
+		by = fmt.Sprintf(" by %s", nh.Gateway)
+	}
+	w.guess("%s%s is taken for the %s uplink because the route to %s goes there; no default route is left "+
+		"outside the tunnels", w.links[nh.OIF].Name, by, fam, server)
 	c, _ := w.copyRoute(r)
 	return []netmon.Route{c}
 }
 
-// servers returns the routes to single hosts that somebody at this machine sent out beside the tunnels; not those to
-// neighbours with a private address.
+// servers returns the routes to single hosts that somebody at this machine sent out beside the tunnels, by links that
+// can be the way to the internet, dial-up ones included; not those to neighbours with a private address.
 func (w *world) servers(fam netmon.Family) []netmon.Route {
 	own := private()
 	return slices.DeleteFunc(slices.Clone(w.routes), func(r netmon.Route) bool {
 		return r.Family() != fam || r.Table != netmon.TableMain || r.Type != netmon.Unicast || !r.Dst.IsSingleIP() ||
 			byItself(r.Protocol) || r.Encap || len(r.Nexthops) != 1 || r.Nexthops[0].Dead ||
-			!w.ordinary(r.Nexthops[0].OIF) || !routed(r) && within(r.Dst, own)
+			!w.ordinary(r.Nexthops[0].OIF) && !w.dialUp(r.Nexthops[0].OIF) || !routed(r) && within(r.Dst, own)
 	})
 }
 
@@ -92,6 +98,12 @@ func (w *world) servers(fam netmon.Family) []netmon.Route {
 func (w *world) ordinary(index int) bool {
 	l, exists := w.links[index]
 	return exists && l.Up && !tunnelKind(l.Kind) && !leadsNowhere(l) && !slices.Contains(w.cfg.Tunnels, l.Name)
+}
+
+// dialUp reports whether a link is ppp, which may be a modem or a VPN.
+func (w *world) dialUp(index int) bool {
+	l, exists := w.links[index]
+	return exists && l.Up && l.Kind == "ppp" && !slices.Contains(w.cfg.Tunnels, l.Name)
 }
 
 // leadsNowhere reports whether what a link is given is gone. A default route by such a link is a kill switch.

@@ -90,6 +90,7 @@ func TestAServerBesideItTellsAVPNFromAModem(t *testing.T) {
 		{"a server of the other family", "route ipv6 2001:db8:7::7 via fe80::1 dev eth0", "", "ppp0", ""},
 		{"a neighbour", "route ipv4 192.168.1.1 dev eth0", "", "", "ppp0"},
 		{"an address of this machine", "route ipv4 local 198.51.100.7 dev eth0", "", "", "ppp0"},
+		{"a server by another ppp link", "link ppp1 ppp\nroute ipv4 198.51.100.7 dev ppp1", "", "ppp0", "ppp1"},
 		{"a server by the link itself", "route ipv4 198.51.100.7 dev ppp0", "", "", "ppp0"},
 		{"a server by a link that is a tunnel by name", by + "eth1", "eth1", "eth1", "ppp0"},
 		{"a server, but a better default route", by + "eth0\nroute ipv4 default via 192.168.1.1 dev eth0", "", "", "eth0"},

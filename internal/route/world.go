@@ -89,7 +89,9 @@ func tunnelKind(kind string) bool {
 // something on top of one. What is on top has to send its own packets to its server beside itself, so there is a
 // route to that; and its default route is better than those of ordinary links, or nothing would go through it.
 func (w *world) isDialUp(index int) bool {
-	sent := len(w.servers(netmon.IPv4))+len(w.servers(netmon.IPv6)) > 0
+	sent := slices.ContainsFunc(slices.Concat(w.servers(netmon.IPv4), w.servers(netmon.IPv6)), func(r netmon.Route) bool {
+		return r.Nexthops[0].OIF != index
+	})
 	for _, fam := range []netmon.Family{netmon.IPv4, netmon.IPv6} {
 		own, holds := w.bestMetric(fam, func(oif int) bool { return oif == index })
 		other, rival := w.bestMetric(fam, w.ordinary)
