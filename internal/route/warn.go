@@ -47,8 +47,12 @@ func (w *world) tunnelWarnings(p Plan) []string {
 		all = append(all, fmt.Sprintf("%d tunnels found: %s; if one is not a VPN's, name those that are",
 			len(w.tunnels), names(w.tunnels)))
 	}
+	for _, l := range w.wrappers {
+		all = append(all, fmt.Sprintf("%s carries one family over the other, and what it wraps would go into the tunnel: "+
+			"excluded programs do not use it, and may lack that family; if it is a VPN's, name it as a tunnel", l.Name))
+	}
 	for _, l := range w.snap.Links {
-		if w.avoided[l.Index] && !slices.Contains(w.tunnels, w.iface(l.Index)) {
+		if w.avoided[l.Index] && !slices.Contains(w.wrappers, w.iface(l.Index)) && !slices.Contains(w.tunnels, w.iface(l.Index)) {
 			all = append(all, fmt.Sprintf("%s looks like a tunnel but is not named as one: it is not used for "+
 				"excluded programs unless it is named as the uplink", l.Name))
 		}

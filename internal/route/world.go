@@ -20,6 +20,8 @@ type world struct {
 	avoided map[int]bool
 	// heard are the ways that are there because the network said so.
 	heard map[way]bool
+	// wrappers carry a family over the other one, and are avoided, too.
+	wrappers []Iface
 	// doubtful are the ppp links taken for uplinks; guesses says what else was assumed to find an uplink.
 	doubtful []Iface
 	guesses  []string
@@ -47,7 +49,7 @@ func newWorld(snap netmon.Snapshot, cfg Config) *world {
 
 func (w *world) iface(index int) Iface { return Iface{Index: index, Name: w.links[index].Name} }
 
-// findTunnels fills in tunnels, avoided and doubtful.
+// findTunnels fills in tunnels, avoided, wrappers and doubtful.
 func (w *world) findTunnels() {
 	for _, l := range w.snap.Links {
 		named := slices.Contains(w.cfg.Tunnels, l.Name)
@@ -56,6 +58,10 @@ func (w *world) findTunnels() {
 			continue
 		}
 		w.avoided[l.Index] = true
+		if !named && w.wraps(l) {
+			w.wrappers = append(w.wrappers, w.iface(l.Index))
+			continue
+		}
 		if named || len(w.cfg.Tunnels) == 0 {
 			w.tunnels = append(w.tunnels, w.iface(l.Index))
 		}
@@ -83,6 +89,15 @@ func tunnelKind(kind string) bool {
 		return true
 	}
 	return false
+}
+
+// wraps reports whether a link carries one family over the other because the uplink has only that: 6in4, or the CLAT of
+// 464XLAT with an address of its own range (RFC 7335). What it wraps leaves by the system's routes, so through the tunnel.
+func (w *world) wraps(l netmon.Link) bool {
+	clat := netip.MustParsePrefix("192.0.0.0/29")
+	return l.Kind == "sit" || l.Kind == "tun" && slices.ContainsFunc(w.snap.Addrs, func(a netmon.Addr) bool {
+		return a.Link == l.Index && clat.Contains(a.Prefix.Addr())
+	})
 }
 
 // isDialUp reports whether a ppp link with a default route in main is a way to the internet (PPPoE, a modem), not
