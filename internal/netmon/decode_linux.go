@@ -166,6 +166,8 @@ func decodeRoute(m []byte) (Route, error) {
 		switch t {
 		case unix.RTA_DST:
 			r.Dst = prefix(v, m[1])
+		case unix.RTA_SRC:
+			r.From = prefix(v, m[2])
 		case unix.RTA_PREFSRC:
 			r.Src, _ = netip.AddrFromSlice(v)
 		case unix.RTA_PRIORITY:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"sidestep/internal/lab/labtest"
@@ -243,6 +245,29 @@ func TestReaderListsOneTable(t *testing.T) {
 		if err != nil || len(none) != 0 {
 			t.Errorf("%s routes of no table = %v, %v", fam, none, err)
 		}
+	}
+}
+
+// TestReaderListsRoutesForSomeSources: those are what a home with two providers has.
+func TestReaderListsRoutesForSomeSources(t *testing.T) {
+	b := newBench(t)
+	check(t, b.handle.LinkSetUp(b.link("eth0")))
+	from := netip.MustParsePrefix("2001:db8:1::/56")
+	req := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	msg := nl.NewRtMsg()
+	msg.Family, msg.Table, msg.Src_len = unix.AF_INET6, unix.RT_TABLE_MAIN, uint8(from.Bits())
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.RTA_SRC, from.Addr().AsSlice()))
+	req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(b.link("eth0").Attrs().Index))))
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	if errors.Is(err, unix.EINVAL) {
+		t.Skip("this kernel has no routes for some sources (CONFIG_IPV6_SUBTREES)")
+	}
+	check(t, err)
+	s := b.await("the route", hasRoute("::/0", TableMain))
+	i := slices.IndexFunc(s.Routes, func(r Route) bool { return r.Dst == IPv6.Default() && r.Table == TableMain })
+	if got := s.Routes[i].From; got != from {
+		t.Errorf("the route is for sources in %v, want %v", got, from)
 	}
 }
 

@@ -169,8 +169,10 @@ const (
 
 // A Route is one route of any table.
 type Route struct {
-	Table  uint32
-	Dst    netip.Prefix
+	Table uint32
+	Dst   netip.Prefix
+	// From limits the route to packets with such a source (IPv6); the zero Prefix for all.
+	From   netip.Prefix
 	Type   RouteType
 	Metric uint32
 	// Protocol says who made the route (2 kernel, 3 boot, 4 static, 16 dhcp ...).
@@ -195,7 +197,7 @@ func (r Route) Family() Family { return FamilyOf(r.Dst.Addr()) }
 
 // Equal reports whether two routes say the same.
 func (r Route) Equal(o Route) bool {
-	return r.Table == o.Table && r.Dst == o.Dst && r.Type == o.Type && r.Metric == o.Metric &&
+	return r.Table == o.Table && r.Dst == o.Dst && r.From == o.From && r.Type == o.Type && r.Metric == o.Metric &&
 		r.Protocol == o.Protocol && r.Scope == o.Scope && r.TOS == o.TOS && r.Pref == o.Pref &&
 		r.Src == o.Src && r.Metrics == o.Metrics && r.Encap == o.Encap &&
 		slices.Equal(r.Nexthops, o.Nexthops)

@@ -72,6 +72,9 @@ func (r Route) Text(name func(index int) string) string {
 		b.WriteString(r.Type.String() + " ")
 	}
 	b.WriteString(prefixText(r.Dst, "default"))
+	if r.From.IsValid() {
+		fmt.Fprintf(&b, " from %s", r.From)
+	}
 	if len(r.Nexthops) == 1 {
 		b.WriteString(r.Nexthops[0].text(name))
 	}

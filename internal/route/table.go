@@ -41,6 +41,11 @@ func (c Config) refusal(fam netmon.Family) netmon.Route {
 func (w *world) copyRoute(r netmon.Route) (c netmon.Route, ok bool) {
 	c = r
 	c.Table, c.Protocol = w.cfg.Table, w.cfg.Protocol
+	if r.From.IsValid() {
+		if c.From, c.Src = (netip.Prefix{}), w.addressIn(r); !c.Src.IsValid() {
+			return c, false
+		}
+	}
 	c.Metric = min(r.Metric, worstMetric-1)
 	switch r.Type {
 	case netmon.Unicast, netmon.Local:
@@ -61,6 +66,17 @@ func (w *world) copyRoute(r netmon.Route) (c netmon.Route, ok bool) {
 	return netmon.Route{
 		Table: c.Table, Dst: c.Dst, Type: c.Type, Metric: c.Metric, Protocol: c.Protocol, TOS: c.TOS,
 	}, c.Dst.Bits() > 0
+}
+
+// addressIn returns this machine's address on the route's link that is in the source prefix of the route. A route for
+// some sources becomes one for all that says which source to take: sockets have none yet when they look for a route.
+func (w *world) addressIn(r netmon.Route) netip.Addr {
+	for _, a := range w.snap.Addrs {
+		if r.From.Contains(a.Prefix.Addr()) && slices.Contains(outLinks(r), a.Link) {
+			return a.Prefix.Addr()
+		}
+	}
+	return netip.Addr{}
 }
 
 // usable returns the ways out that use no tunnel and lead somewhere, and for a default route only those by the named
@@ -119,7 +135,7 @@ func absorb(r *netmon.Route, o netmon.Route) bool {
 	switch {
 	case o.Pref > r.Pref:
 		*r = o
-	case o.Pref == r.Pref && o.Nexthops[0].OIF == r.Nexthops[0].OIF:
+	case o.Pref == r.Pref && o.Nexthops[0].OIF == r.Nexthops[0].OIF && o.Src == r.Src: // else the first
 		r.Nexthops = union(r.Nexthops, o.Nexthops)
 	}
 	return true

@@ -237,6 +237,8 @@ func (p *worldParser) route(f []string) {
 
 func (p *worldParser) routeField(r *netmon.Route, nh *netmon.Nexthop, key, value string) {
 	switch key {
+	case "from":
+		r.From = netip.MustParsePrefix(value)
 	case "via":
 		nh.Gateway = netip.MustParseAddr(value)
 	case "dev":
