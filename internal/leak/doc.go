@@ -12,6 +12,8 @@
 //	crash_test.go     the daemon dies, comes back, is stopped, is cleaned up after
 //	network_test.go   connections work, or fail at once
 //	tunnel_test.go    the tunnel comes and goes; the kernel's own answers; other network namespaces
+//	move_test.go      the network changes under traffic, with and without the daemon awake
+//	openvpn_test.go   the real OpenVPN
 //
 // The flag -long makes the loops of start_test.go twenty times as long.
 package leak
