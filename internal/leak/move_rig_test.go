@@ -122,15 +122,8 @@ func (j *journey) follows(from [2]netip.Addr) time.Duration {
 	j.t.Helper()
 	own := make(chan time.Time, 1)
 	go func() { own <- j.works(from) }()
-	for i, host := range internet {
-		to := netip.AddrPortFrom(host, excludedPort)
-		j.wait(fmt.Sprintf("an excluded program to have the address %v", from[i]), func() bool {
-			return j.address(to) == from[i]
-		})
-		for _, kind := range []actor.SocketKind{actor.TCP, actor.UDPConnected} {
-			j.echo(j.listed, kind, to, from[i])
-		}
-	}
+	j.awaits(j.listed, from)
+	j.speaks(j.listed, from, excludedPort)
 	took := max(0, time.Since(<-own))
 	if took > late {
 		j.t.Errorf("excluded programs have followed %v after the system, want a second", took)
@@ -153,19 +146,6 @@ func (j *journey) works(from [2]netip.Addr) time.Time {
 		}
 	}
 	return time.Now()
-}
-
-// address is what a new socket of the excluded program has, or nothing if it gets nowhere.
-func (j *journey) address(to netip.AddrPort) netip.Addr {
-	j.t.Helper()
-	s, err := j.listed.Open(j.ctx, actor.UDPConnected, to)
-	if err != nil {
-		return netip.Addr{}
-	}
-	a, err := j.listed.LocalAddr(j.ctx, s)
-	j.ok(err)
-	j.ok(j.listed.CloseSocket(j.ctx, s))
-	return a.Addr()
 }
 
 // A beat is an included program, this one, that asks again and again by one UDP socket.

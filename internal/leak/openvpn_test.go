@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net/netip"
 	"os"
@@ -83,8 +84,9 @@ func TestExcludedProgramsStayOutsideOfOpenVPN(t *testing.T) {
 					s.Uplink != (api.Uplink{IPv4: lab.UplinkName, IPv6: lab.UplinkName}) {
 					t.Errorf("tunnels %v and uplink %+v, want %s and %s", s.Tunnels, s.Uplink, openvpnTun, lab.UplinkName)
 				}
-				o.speaks(a, sources[outside])
-				o.speaks(n, openvpnAddrs)
+				o.speaks(a, sources[outside], servicePort)
+				o.awaits(n, openvpnAddrs) // the kernel takes its time with the address of a link that was there
+				o.speaks(n, openvpnAddrs, servicePort)
 				o.goes(a, outside, "an excluded program")
 				o.goes(n, inside, "an included program")
 				end()
@@ -97,12 +99,35 @@ func TestExcludedProgramsStayOutsideOfOpenVPN(t *testing.T) {
 	}
 }
 
+// awaits waits until new sockets of a program have these addresses.
+func (r *rig) awaits(a *actor.Actor, want [2]netip.Addr) {
+	r.t.Helper()
+	for i, host := range internet {
+		r.wait(fmt.Sprintf("a program to have the address %v", want[i]), func() bool {
+			return r.address(a, netip.AddrPortFrom(host, servicePort)) == want[i]
+		})
+	}
+}
+
+// address is what a new socket of a program has, or nothing if it gets nowhere.
+func (r *rig) address(a *actor.Actor, to netip.AddrPort) netip.Addr {
+	r.t.Helper()
+	s, err := a.Open(r.ctx, actor.UDPConnected, to)
+	if err != nil {
+		return netip.Addr{}
+	}
+	local, err := a.LocalAddr(r.ctx, s)
+	r.ok(err)
+	r.ok(a.CloseSocket(r.ctx, s))
+	return local.Addr()
+}
+
 // speaks has a program talk to services that see the address it comes from.
-func (r *rig) speaks(a *actor.Actor, from [2]netip.Addr) {
+func (r *rig) speaks(a *actor.Actor, from [2]netip.Addr, port uint16) {
 	r.t.Helper()
 	for i, host := range internet {
 		for _, kind := range []actor.SocketKind{actor.TCP, actor.UDPConnected} {
-			r.echo(a, kind, netip.AddrPortFrom(host, servicePort), from[i])
+			r.echo(a, kind, netip.AddrPortFrom(host, port), from[i])
 		}
 	}
 }
