@@ -292,19 +292,9 @@ func TestConnectionsOutsideNeverHaveTheTunnelsAddress(t *testing.T) {
 				routeBy(l, "0.0.0.0/0", lab.LAN4), routeBy(l, "::/0", lab.LAN6))
 		})
 	}))
-	for i, host := range internet {
-		syn := lab.Match{Direction: lab.Sent, Proto: lab.TCP, Src: sources[inside][i]}
-		knock := func(port uint16, connect func(netip.AddrPort)) uint64 {
-			connect(netip.AddrPortFrom(host, port))
-			m := syn
-			m.DstPort = port
-			r.settle()
-			n, err := r.wire(outside).Count(m)
-			r.ok(err)
-			return n
-		}
+	for i := range internet {
 		r.wait("the sensor: a connection of the tunnel's transport", func() bool {
-			return 0 < knock(r.port(), func(to netip.AddrPort) {
+			return 0 < r.spoofed(i, func(to netip.AddrPort) {
 				ctx, cancel := context.WithTimeout(r.ctx, 50*time.Millisecond)
 				defer cancel()
 				if conn, err := r.world.Machine.Dial(ctx, "tcp", to.String(), lab.Mark(lab.Fwmark)); err == nil {
@@ -314,19 +304,36 @@ func TestConnectionsOutsideNeverHaveTheTunnelsAddress(t *testing.T) {
 		})
 		r.wait("the guard to stop a connection", func() bool {
 			before := r.status().Counters["guard_dropped_source"]
-			n := knock(r.port(), func(to netip.AddrPort) {
-				s, err := a.Socket(r.ctx, to, unix.SOCK_STREAM)
-				r.ok(err)
-				sa := actor.Sockaddr(to)
-				_, _ = a.Syscall(r.ctx, unix.SYS_CONNECT, int(s), sa, len(sa)) // goes on by itself, and is counted
-				r.ok(a.CloseSocket(r.ctx, s))
-			})
+			n := r.spoofed(i, func(to netip.AddrPort) { r.knock(a, to) })
 			if n != 0 {
-				t.Errorf("%d packets of a connection to %v have left by the uplink with the tunnel's address", n, host)
+				t.Errorf("%d packets to %v have left by the uplink with the tunnel's address", n, internet[i])
 			}
 			return n != 0 || r.status().Counters["guard_dropped_source"] > before
 		})
 	}
+}
+
+// spoofed counts what leaves by the uplink with the tunnel's address when somebody connects to the internet.
+func (r *rig) spoofed(family int, connect func(to netip.AddrPort)) uint64 {
+	r.t.Helper()
+	to := netip.AddrPortFrom(internet[family], r.port())
+	connect(to)
+	r.settle()
+	n, err := r.wire(outside).Count(lab.Match{
+		Direction: lab.Sent, Proto: lab.TCP, Src: sources[inside][family], DstPort: to.Port(),
+	})
+	r.ok(err)
+	return n
+}
+
+// knock begins a connection, and does not wait for what becomes of it.
+func (r *rig) knock(a *actor.Actor, to netip.AddrPort) {
+	r.t.Helper()
+	s, err := a.Socket(r.ctx, to, unix.SOCK_STREAM)
+	r.ok(err)
+	sa := actor.Sockaddr(to)
+	_, _ = a.Syscall(r.ctx, unix.SYS_CONNECT, int(s), sa, len(sa)) // goes on by itself, and is counted
+	r.ok(a.CloseSocket(r.ctx, s))
 }
 
 // dropGlobal takes a link its addresses, but those that belong to the link itself.
