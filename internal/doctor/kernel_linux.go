@@ -54,6 +54,16 @@ func Capabilities() []Capability {
 	return append(trackers(), append(hooks(), extras()...)...)
 }
 
+// Offers returns nil if the kernel has the capability of that name in the table.
+func Offers(name string) error {
+	for _, c := range Capabilities() {
+		if c.Name == name {
+			return c.probe()
+		}
+	}
+	return fmt.Errorf("no capability is called %q", name)
+}
+
 // trackers are for knowing which process is which.
 func trackers() []Capability {
 	return []Capability{

@@ -46,12 +46,17 @@ func (c checking) run(args ...string) (code int, stdout, stderr string) {
 	c.ok(os.WriteFile(conf, []byte(text.String()), 0o644))
 	path, err := build()
 	c.ok(err)
+	self, err := os.Executable()
+	c.ok(err)
 	words := []string{"-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, conf}
 	if c.nobody {
-		words = append(words, "setpriv", "--reuid=65534", "--regid=65534", fmt.Sprintf("--groups=%d", daemonGroup))
+		words = append(words, self)
 	}
 	words = append(words, path, "--socket", filepath.Join(filepath.Dir(c.state), "control"), "check")
 	cmd := exec.Command("sh", append(words, args...)...)
+	if c.nobody {
+		cmd.Env = append(os.Environ(), nobodyEnv+"=1")
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
@@ -117,6 +122,22 @@ var grouped = sync.OnceValue(func() error {
 	}
 	return err
 })
+
+// nobodyEnv tells the test binary to become nobody and execute its arguments.
+const nobodyEnv = "SIDESTEP_TEST_AS_NOBODY"
+
+// becomeNobody returns only if it fails. The new program has no privileges, and may control the daemon.
+func becomeNobody() error {
+	const nobody = 65534
+	err := errors.Join(os.Unsetenv(nobodyEnv), syscall.Setgroups([]int{daemonGroup}), syscall.Setgid(nobody))
+	if err == nil {
+		err = syscall.Setuid(nobody)
+	}
+	if err != nil {
+		return err
+	}
+	return unix.Exec(os.Args[1], os.Args[1:], os.Environ())
+}
 
 func TestCheckFindsEveryProbeOnItsSide(t *testing.T) {
 	t.Parallel()

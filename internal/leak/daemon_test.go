@@ -21,7 +21,7 @@ func builtDir() string {
 // build returns the daemon, built once. Machines without a compiler have one that was built elsewhere.
 var build = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("SIDESTEP_TEST_BINARY"); path != "" {
-		return path, nil
+		return path, os.MkdirAll(builtDir(), 0o755)
 	}
 	path := filepath.Join(builtDir(), "sidestep")
 	out, err := exec.Command("go", "build", "-o", path, "sidestep/cmd/sidestep").CombinedOutput()

@@ -18,10 +18,14 @@ import (
 func (r *rig) engage(opts sidestep.Options) (e *sidestep.Engine, stop func()) {
 	r.t.Helper()
 	opts.State = r.state
-	r.ok(r.world.Machine.Do(func() (err error) {
+	err := r.world.Machine.Do(func() (err error) {
 		e, err = sidestep.New(opts)
 		return err
-	}))
+	})
+	if opts.Strict {
+		r.needStrict(err)
+	}
+	r.ok(err)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.ctx))
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()

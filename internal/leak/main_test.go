@@ -2,6 +2,7 @@ package leak_test
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"testing"
 
@@ -16,6 +17,10 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(nobodyEnv) != "" {
+		fmt.Fprintln(os.Stderr, becomeNobody())
+		os.Exit(1)
+	}
 	code := labtest.Main(m)
 	os.RemoveAll(builtDir())
 	os.Exit(code)

@@ -13,6 +13,8 @@ import (
 
 	"sidestep"
 	"sidestep/api"
+	"sidestep/internal/datapath"
+	"sidestep/internal/doctor"
 	"sidestep/internal/lab"
 	"sidestep/internal/lab/actor"
 )
@@ -20,7 +22,21 @@ import (
 // setStrict switches strict mode of a running engine.
 func (r *rig) setStrict(e *sidestep.Engine, on bool) {
 	r.t.Helper()
-	r.ok(e.Reload(r.ctx, sidestep.Options{State: r.state, Strict: on}))
+	err := e.Reload(r.ctx, sidestep.Options{State: r.state, Strict: on})
+	r.needStrict(err)
+	r.ok(err)
+}
+
+// needStrict skips the test where the kernel cannot do strict mode, and the engine has said so.
+func (r *rig) needStrict(err error) {
+	r.t.Helper()
+	lacks := doctor.Offers("bpf_get_netns_cookie (guard)") != nil
+	if refused := errors.Is(err, datapath.ErrStrict); refused != lacks {
+		r.t.Fatalf("strict mode refused: %t (%v), though the kernel's lack of what it needs is: %t", refused, err, lacks)
+	}
+	if lacks {
+		r.t.Skipf("this kernel has no way to do it: %v", err)
+	}
 }
 
 // byUplink are the ways to leave by the uplink that are not for the privileged alone.

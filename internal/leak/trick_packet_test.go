@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sidestep/internal/doctor"
 	"sidestep/internal/lab"
 	"sidestep/internal/lab/actor"
 )
@@ -17,6 +18,9 @@ var etherTypes = [2]uint16{unix.ETH_P_IP, unix.ETH_P_IPV6}
 // TestPacketSocketOfAnExcludedProgramLeadsNowhere is about packets that a program hands to the tunnel's link itself.
 func TestPacketSocketOfAnExcludedProgramLeadsNowhere(t *testing.T) {
 	t.Parallel()
+	if err := doctor.Offers("tcx"); err != nil {
+		t.Skipf("this kernel has no door for packets of packet sockets to pass: %v", err)
+	}
 	r := engaged(t)
 	excluded, included := r.bothSides()
 	tunnel := r.door(lab.TunnelName, inside)

@@ -72,13 +72,15 @@ func (b *bench) await(ok func(netmon.Snapshot) bool) {
 	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
 	defer cancel()
 	done := false
+	var last netmon.Snapshot
 	err = m.Run(ctx, func(s netmon.Snapshot) {
+		last = s
 		if done = ok(s); done {
 			cancel()
 		}
 	})
 	if check(b.t, m.Close()); !done {
-		b.t.Fatalf("network does not come to rest: %v", err)
+		b.t.Fatalf("network does not come to rest: %v\n%v", err, last)
 	}
 }
 

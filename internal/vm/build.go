@@ -71,12 +71,7 @@ func (b *build) initramfs(name string, t tree, k kernel, steps []step) error {
 		for _, m := range mods {
 			fs.text(path.Join(guestModules, m.name+".ko"), string(m.elf))
 		}
-		for _, name := range strings.Fields(commands) {
-			fs.link("/bin/"+name, "busybox")
-		}
-		fs.text("/etc/passwd", "root:x:0:0::/tmp:/bin/sh\n")
-		fs.text("/etc/group", "root:x:0:\n")
-		if err := fs.file("/bin/busybox", busybox); err != nil {
+		if err := userland(fs, busybox); err != nil {
 			return err
 		}
 		if err := fs.file("/init", filepath.Join(b.dir, "init")); err != nil {
@@ -87,6 +82,22 @@ func (b *build) initramfs(name string, t tree, k kernel, steps []step) error {
 		}
 		return fs.sources(guestSource, b.root, b.files)
 	})
+}
+
+// userland is a small Debian: its commands, and its directories where tests look for them.
+func userland(fs *initramfs, busybox string) error {
+	for _, dir := range []string{"bin", "sbin", "lib"} {
+		fs.dir("/usr/" + dir)
+		fs.link("/"+dir, "usr/"+dir)
+	}
+	fs.dir("/usr/lib/tmpfiles.d")
+	for _, name := range strings.Fields(commands) {
+		fs.link("/usr/bin/"+name, "busybox")
+	}
+	fs.text("/etc/passwd", "root:x:0:0::/tmp:/bin/sh\n")
+	fs.text("/etc/group", "root:x:0:\n")
+	fs.text("/etc/resolv.conf", "")
+	return fs.file("/usr/bin/busybox", busybox)
 }
 
 // commands are what tests call beside their own programs.
