@@ -8,5 +8,10 @@ var actorELF []byte
 //go:embed bin/probe_amd64
 var probeELF []byte
 
+// The probe as a 32-bit program.
+//
+//go:embed bin/probe_386
+var probe32ELF []byte
+
 //go:embed bin/flood_amd64
 var floodELF []byte

@@ -10,3 +10,5 @@ var probeELF []byte
 
 //go:embed bin/flood_arm64
 var floodELF []byte
+
+var probe32ELF []byte // few machines run such programs

@@ -24,6 +24,11 @@ func InstallProbe(path string) error {
 	return install(probeELF, path)
 }
 
+// InstallProbe32 writes the probe as a 32-bit program to path, like [Install].
+func InstallProbe32(path string) error {
+	return install(probe32ELF, path)
+}
+
 // InstallScript writes a script to path whose interpreter is the actor (or anything else) at interpreter.
 func InstallScript(path, interpreter string) error {
 	return install([]byte("#!"+interpreter+"\n"), path)

@@ -61,10 +61,10 @@ NORETURN __attribute__((used)) void begin(s64 *stack)
 		count = parse_count(argv[3]);
 	if (count < 0)
 		err = count;
-	for (u32 i = 0; i < count && err >= 0; i++) {
+	for (s64 i = 0; i < count && err >= 0; i++) {
 		switch (argv[1][0]) {
 		case 'u':
-			err = send_datagram(&to, i);
+			err = send_datagram(&to, (u32)i);
 			break;
 		case 't':
 			err = connect_to(&to, 1);

@@ -40,6 +40,12 @@ enum {
 	NR_gettid = 178, NR_futex = 98, NR_exit_group = 94, NR_openat = 56, NR_ppoll = 73, NR_dup3 = 24,
 	NR_pipe2 = 59, NR_memfd_create = 279, NR_execveat = 281, NR_write = 64,
 };
+#elif defined(__i386__)
+/* For the probe alone, which tells how 32-bit programs are treated by a 64-bit kernel. */
+enum {
+	NR_close = 6, NR_getpid = 20, NR_gettid = 224, NR_exit_group = 252, NR_socket = 359, NR_connect = 362,
+	NR_setsockopt = 366, NR_sendto = 369,
+};
 #else
 #error "no system call numbers for this machine"
 #endif
@@ -118,6 +124,26 @@ static inline s64 syscall6(s64 nr, s64 a, s64 b, s64 c, s64 d, s64 e, s64 f)
 			 : "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
 			 : "rcx", "r11", "memory");
 	return nr;
+#elif defined(__i386__)
+	/* The sixth argument goes where the frame pointer is, so all of them are fetched through memory. */
+	s64 v[] = { nr, a, b, c, d, e, f };
+
+	__asm__ volatile("pushl %%ebx\n"
+			 "pushl %%ebp\n"
+			 "movl 4(%%eax), %%ebx\n"
+			 "movl 8(%%eax), %%ecx\n"
+			 "movl 12(%%eax), %%edx\n"
+			 "movl 16(%%eax), %%esi\n"
+			 "movl 20(%%eax), %%edi\n"
+			 "movl 24(%%eax), %%ebp\n"
+			 "movl (%%eax), %%eax\n"
+			 "int $0x80\n"
+			 "popl %%ebp\n"
+			 "popl %%ebx\n"
+			 : "=a"(nr)
+			 : "a"(v)
+			 : "ecx", "edx", "esi", "edi", "memory");
+	return nr;
 #else
 	register s64 x8 __asm__("x8") = nr;
 	register s64 x0 __asm__("x0") = a;
@@ -158,6 +184,18 @@ static inline void NORETURN leave(s64 status)
 		"	xorl %ebp, %ebp\n" \
 		"	movq %rsp, %rdi\n" \
 		"	andq $-16, %rsp\n" \
+		"	call begin\n"      \
+		"	hlt\n")
+#elif defined(__i386__)
+#define ENTRY                              \
+	__asm__(".text\n"                  \
+		".globl _start\n"          \
+		"_start:\n"                \
+		"	xorl %ebp, %ebp\n" \
+		"	movl %esp, %eax\n" \
+		"	andl $-16, %esp\n" \
+		"	subl $12, %esp\n"  \
+		"	pushl %eax\n"      \
 		"	call begin\n"      \
 		"	hlt\n")
 #else
