@@ -269,3 +269,40 @@ func TestRunHappensInTheNamespace(t *testing.T) {
 		}
 	}
 }
+
+// tunnelKind returns the kernel's name for what drives the machine's end of the tunnel.
+func tunnelKind(t *testing.T, w *World) string {
+	t.Helper()
+	kind := ""
+	err := w.Machine.withNetlink(func(h *netlink.Handle) error {
+		return withLink(h, TunnelName, func(l netlink.Link) error {
+			kind = l.Type()
+			return nil
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kind
+}
+
+func TestTunnelIsTheKernelsOwnWhereThereIsOne(t *testing.T) {
+	labtest.NeedRoot(t)
+	n, err := NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	want := "wireguard"
+	if _, err := newKernelWireguard(n, TunnelName); errors.Is(err, unix.EOPNOTSUPP) {
+		want = "tuntap"
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	if got := tunnelKind(t, newWorld(t, Options{})); got != want {
+		t.Errorf("the tunnel is driven by %s, want %s", got, want)
+	}
+	if got := tunnelKind(t, newWorld(t, Options{Userspace: true})); got != "tuntap" {
+		t.Errorf("the tunnel in user space is driven by %s", got)
+	}
+}
