@@ -39,7 +39,7 @@ var kernels = []kernel{
 	ubuntu("ubuntu-22.04", "Ubuntu 22.04", "jammy", `5\.15\.0-\d+`, refuse, every),
 	debian("debian-12", "Debian 12", "bookworm", `6\.1\.0-\d+`, "amd64", all, everyday, every),
 	ubuntu("ubuntu-24.04", "Ubuntu 24.04", "noble", `6\.8\.0-\d+`, core, every),
-	debian("debian-13", "Debian 13", "trixie", `6\.12\.[0-9.]+\+deb13`, "amd64", core, everyday, every),
+	with("lockdown=integrity", debian("debian-13", "Debian 13", "trixie", `6\.12\.[0-9.]+\+deb13`, "amd64", core, everyday, every)),
 	debian("debian-13-6.16", "Debian 13 backports", "trixie-backports", `6\.16\.[0-9.]+\+deb13`, "amd64", core, every),
 	debian("debian-13-6.17", "Debian 13 backports", "trixie-backports", `6\.17\.[0-9.]+\+deb13`, "amd64", core, every),
 	debian("debian-13-6.19", "Debian 13 backports", "trixie-backports", `6\.19\.[0-9.]+\+deb13`, "amd64", core, every),
