@@ -84,13 +84,13 @@ func (b *bench) await(ok func(netmon.Snapshot) bool) {
 	}
 }
 
-// linksAreReady reports whether the kernel has given every link its link-local address, the last of what it
-// does by itself and in its own time.
+// linksAreReady reports whether the kernel has given every link that is up its link-local address, the last of what it
+// does by itself and in its own time. Where IPIP is loaded, each namespace is born with a link that is down.
 func linksAreReady(s netmon.Snapshot) bool {
 	return !slices.ContainsFunc(s.Links, func(l netmon.Link) bool {
-		return !l.Running || !l.Loopback && !slices.ContainsFunc(s.Routes, func(r netmon.Route) bool {
+		return l.Up && (!l.Running || !l.Loopback && !slices.ContainsFunc(s.Routes, func(r netmon.Route) bool {
 			return r.Type == netmon.Local && r.Dst.Addr().IsLinkLocalUnicast() && r.Nexthops[0].OIF == l.Index
-		})
+		}))
 	})
 }
 

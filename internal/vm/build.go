@@ -110,7 +110,7 @@ func (b *build) programs(fs *initramfs, t tests) error {
 		names = append(names, path.Base(guestDeaf))
 	}
 	for _, s := range suites {
-		if t == all || t == core && s.core {
+		if t == all || t == core && s.core != "" {
 			names = append(names, s.binary())
 		}
 	}
