@@ -33,16 +33,6 @@ func fetch(ctx context.Context, cache string, k kernel, fresh bool) (tree, error
 	if err != nil {
 		return tree{}, err
 	}
-	packages := []string{"busybox-static"}
-	for _, pattern := range []string{k.Image, k.Modules} {
-		name, err := a.newest(ctx, pattern)
-		if err != nil {
-			return tree{}, err
-		}
-		if name != "" {
-			packages = append(packages, name)
-		}
-	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return tree{}, err
 	}
@@ -51,16 +41,36 @@ func fetch(ctx context.Context, cache string, k kernel, fresh bool) (tree, error
 		return tree{}, err
 	}
 	defer os.RemoveAll(part)
-	if err := a.unpack(ctx, part, packages...); err != nil {
+	if err := a.unpackKernel(ctx, part, k); err != nil {
 		return tree{}, err
 	}
-	if _, err := open(part); err != nil {
-		return tree{}, fmt.Errorf("%s: %w", strings.Join(packages, ", "), err)
-	}
+	// Whole or not at all: a run that is interrupted leaves no half a kernel in the cache.
 	if err := os.Rename(part, dir); err != nil {
 		return tree{}, err
 	}
 	return open(dir)
+}
+
+// unpackKernel lays out the newest packages of the kernel, and busybox, in dir.
+func (a *archive) unpackKernel(ctx context.Context, dir string, k kernel) error {
+	packages := []string{"busybox-static"}
+	for _, pattern := range []string{k.Image, k.Modules} {
+		name, err := a.newest(ctx, pattern)
+		if err != nil {
+			return err
+		}
+		if name != "" {
+			packages = append(packages, name)
+		}
+	}
+	err := a.unpack(ctx, dir, packages...)
+	if err == nil {
+		_, err = open(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", strings.Join(packages, ", "), err)
+	}
+	return nil
 }
 
 // open finds the parts of an unpacked kernel. Distributions do not agree where they are.
