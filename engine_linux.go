@@ -258,9 +258,12 @@ const (
 func (e *Engine) serve(ctx context.Context) error {
 	look := time.NewTicker(lookAfter)
 	defer look.Stop()
+	var retry <-chan time.Time // runs on whatever else happens meanwhile
 	for {
-		var retry <-chan time.Time
-		if e.routed != nil || e.unsettled != nil {
+		switch failing := e.routed != nil || e.unsettled != nil; {
+		case !failing:
+			retry = nil
+		case retry == nil:
 			retry = time.After(retryAfter)
 		}
 		select {
@@ -273,6 +276,7 @@ func (e *Engine) serve(ctx context.Context) error {
 		case <-e.stale:
 			e.logged("resolve the policy's paths", e.resolveAgain(ctx))
 		case <-retry:
+			retry = nil
 			e.tryAgain(ctx)
 		case <-look.C:
 			e.lookAtPins()
