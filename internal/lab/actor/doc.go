@@ -1,7 +1,8 @@
 // Package actor drives real processes, command by command, for tests and for the demo.
 //
-// Three programs of a few kilobytes are embedded, compiled from freestanding C (src/). [InstallProbe] writes a probe:
-// it sends from its first instructions and ends. [InstallFlood] writes a flood: it sends until it is killed.
+// Four programs of a few kilobytes are embedded, compiled from freestanding C (src/). [InstallProbe] writes a probe:
+// it sends from its first instructions and ends. [InstallTimed] writes one that sends at fixed moments after its start.
+// [InstallFlood] writes a flood: it sends until it is killed.
 // [Install] writes an actor: it obeys a [Stage] and can fork, clone, exec, start threads, send, connect and change its
 // root and namespaces, each in the ways that the kernel distinguishes.
 //

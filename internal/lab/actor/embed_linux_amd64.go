@@ -15,3 +15,6 @@ var probe32ELF []byte
 
 //go:embed bin/flood_amd64
 var floodELF []byte
+
+//go:embed bin/timed_amd64
+var timedELF []byte

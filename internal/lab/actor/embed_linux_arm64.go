@@ -11,4 +11,7 @@ var probeELF []byte
 //go:embed bin/flood_arm64
 var floodELF []byte
 
+//go:embed bin/timed_arm64
+var timedELF []byte
+
 var probe32ELF []byte // few machines run such programs

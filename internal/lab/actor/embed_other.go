@@ -3,4 +3,4 @@
 package actor
 
 // No test programs for this machine: install says so.
-var actorELF, floodELF, probeELF, probe32ELF []byte
+var actorELF, floodELF, probeELF, probe32ELF, timedELF []byte

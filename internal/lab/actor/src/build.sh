@@ -25,6 +25,7 @@ for machine in amd64:x86_64-linux-gnu arm64:aarch64-linux-gnu; do
 	build "${machine%%:*}" "${machine#*:}" probe probe.c
 	build "${machine%%:*}" "${machine#*:}" actor actor.c birth.c clone.c thread.c net.c storm.c
 	build "${machine%%:*}" "${machine#*:}" flood flood.c clone.c
+	build "${machine%%:*}" "${machine#*:}" timed timed.c clone.c
 done
 build 386 i386-linux-gnu probe probe.c
 LC_ALL=C cat -- *.c *.h build.sh | sha256sum | cut -d' ' -f1 >../bin/SOURCE

@@ -28,7 +28,8 @@ enum {
 	NR_sendmsg = 46, NR_bind = 49, NR_getsockname = 51, NR_setsockopt = 54, NR_getsockopt = 55, NR_clone = 56, NR_fork = 57,
 	NR_execve = 59, NR_exit = 60, NR_wait4 = 61, NR_chdir = 80, NR_fchdir = 81, NR_getppid = 110,
 	NR_gettid = 186, NR_futex = 202, NR_exit_group = 231, NR_openat = 257, NR_ppoll = 271, NR_dup3 = 292,
-	NR_pipe2 = 293, NR_memfd_create = 319, NR_execveat = 322, NR_write = 1,
+	NR_pipe2 = 293, NR_memfd_create = 319, NR_execveat = 322, NR_write = 1, NR_clock_gettime = 228,
+	NR_clock_nanosleep = 230,
 };
 #elif defined(__aarch64__)
 /* There is no fork here: fork is a clone, on arm64. */
@@ -38,7 +39,8 @@ enum {
 	NR_sendmsg = 211, NR_bind = 200, NR_getsockname = 204, NR_setsockopt = 208, NR_getsockopt = 209, NR_clone = 220,
 	NR_execve = 221, NR_exit = 93, NR_wait4 = 260, NR_chdir = 49, NR_fchdir = 50, NR_getppid = 173,
 	NR_gettid = 178, NR_futex = 98, NR_exit_group = 94, NR_openat = 56, NR_ppoll = 73, NR_dup3 = 24,
-	NR_pipe2 = 59, NR_memfd_create = 279, NR_execveat = 281, NR_write = 64,
+	NR_pipe2 = 59, NR_memfd_create = 279, NR_execveat = 281, NR_write = 64, NR_clock_gettime = 113,
+	NR_clock_nanosleep = 115,
 };
 #elif defined(__i386__)
 /* For the probe alone, which tells how 32-bit programs are treated by a 64-bit kernel. */
@@ -68,7 +70,7 @@ enum {
 	CLONE_VM = 0x100, CLONE_FS = 0x200, CLONE_FILES = 0x400, CLONE_SIGHAND = 0x800, CLONE_VFORK = 0x4000,
 	CLONE_THREAD = 0x10000, CLONE_SYSVSEM = 0x40000, CLONE_CHILD_CLEARTID = 0x200000,
 
-	FUTEX_WAIT = 0,
+	FUTEX_WAIT = 0, CLOCK_MONOTONIC = 1, TIMER_ABSTIME = 1,
 };
 
 struct iovec {
