@@ -148,7 +148,7 @@ func labelsMap() (ebpf.MapID, error) {
 func awaitGone(ctx context.Context, ids []link.ID) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	err := poll(ctx, func() (bool, error) {
+	err := lab.Poll(ctx, func() (bool, error) {
 		ids = slices.DeleteFunc(ids, func(id link.ID) bool {
 			l, err := link.NewFromID(id)
 			if err == nil {
@@ -162,21 +162,4 @@ func awaitGone(ctx context.Context, ids []link.ID) error {
 		return fmt.Errorf("BPF links %d are still there: %w", ids, errWrong)
 	}
 	return nil
-}
-
-// poll calls ready until it says yes, fails, or ctx ends.
-func poll(ctx context.Context, ready func() (bool, error)) error {
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		ok, err := ready()
-		if ok || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-tick.C:
-		}
-	}
 }

@@ -236,7 +236,7 @@ func (s *scene) prove(ctx context.Context, text string, p part, n uint64, said e
 func (s *scene) settled(ctx context.Context, p part, n uint64) (c census, err error) {
 	settling, cancel := context.WithTimeout(ctx, settleLimit)
 	defer cancel()
-	err = poll(settling, func() (bool, error) {
+	err = lab.Poll(settling, func() (bool, error) {
 		c, err = takeCensus(s.world.Wires())
 		found := c.count(p)
 		return found[uplink]+found[tunnel] >= n, err

@@ -124,7 +124,7 @@ func setRoutes(h *netlink.Handle, routes ...route) error {
 // packets until the kernel has noticed the carrier, which it does a little later.
 func (n *Namespace) waitRunning(ctx context.Context, name string) error {
 	err := n.withNetlink(func(h *netlink.Handle) error {
-		return poll(ctx, func() (bool, error) {
+		return Poll(ctx, func() (bool, error) {
 			link, err := h.LinkByName(name)
 			return err == nil && link.Attrs().OperState == netlink.OperUp, err
 		})
@@ -148,8 +148,8 @@ func (n *Namespace) setSysctls(values ...[2]string) error {
 	})
 }
 
-// poll calls ready until it says yes, fails, or ctx ends.
-func poll(ctx context.Context, ready func() (bool, error)) error {
+// Poll calls ready every millisecond until it says yes, fails, or ctx ends.
+func Poll(ctx context.Context, ready func() (bool, error)) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {

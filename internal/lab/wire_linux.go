@@ -125,7 +125,7 @@ func (w *Wire) Count(m Match) (packets uint64, err error) {
 // Wait waits until at least n packets of the flows that m selects have passed.
 func (w *Wire) Wait(ctx context.Context, m Match, n uint64) error {
 	var seen uint64
-	err := poll(ctx, func() (bool, error) {
+	err := Poll(ctx, func() (bool, error) {
 		var err error
 		seen, err = w.Count(m)
 		return seen >= n, err

@@ -123,7 +123,7 @@ func (w *kernelWireguard) withControl(fn func(*wgctrl.Client) error) error {
 
 // waitShaken waits for the first handshake.
 func waitShaken(ctx context.Context, w wireguard) error {
-	if err := poll(ctx, w.shaken); err != nil {
+	if err := Poll(ctx, w.shaken); err != nil {
 		return fmt.Errorf("wait for handshake: %w", err)
 	}
 	return nil
