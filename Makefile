@@ -1,7 +1,7 @@
 # Building, running and testing need Go alone. The targets that need more say so.
 
 GO ?= go
-C_FILES := $(wildcard internal/datapath/bpf/*.[ch] internal/lab/bpf/*.[ch])
+C_FILES := $(wildcard internal/datapath/bpf/*.[ch] internal/lab/bpf/*.[ch] bench/race/bpf/*.[ch])
 
 .PHONY: help
 help: ## list the targets
@@ -30,6 +30,10 @@ race: ## the tests under the race detector, without those that count packets (ro
 .PHONY: bench
 bench: ## what it costs, engine off and on in one run: ten minutes, or BENCH=-short (root)
 	$(GO) run ./bench/cost $(BENCH)
+
+.PHONY: bench-race
+bench-race: ## first packets on the wrong side, next to what others do: half an hour, writes bench/race (root)
+	$(GO) run ./bench/race -out bench/race
 
 .PHONY: fuzz
 fuzz: ## fuzz what reads foreign input, a minute each
