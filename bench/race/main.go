@@ -2,6 +2,7 @@
 // that others use, side by side in one run. docs/benchmarks.md says what it has found.
 //
 //	race [-n STARTS] [-short] [-out DIR]
+//	race -show DIR
 //
 // It needs root, the machine's first network namespace (only there does the kernel tell of processes) and the net_cls
 // controller. All traffic is in namespaces of its own. It exits with 1 if sidestep has a packet on the wrong side.
@@ -14,7 +15,7 @@
 //	sidestep.go   sidestep
 //	rig.go        the world, the programs, the storms; wires.go counts
 //	race.go       the race; fate.go what happens besides
-//	result.go     what was found; table.go and plot.go show it
+//	result.go     what was found, and its files; table.go and plot.go show it
 package main
 
 import (
@@ -24,7 +25,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"syscall"
 
@@ -60,7 +60,11 @@ func run(ctx context.Context) error {
 	n := flag.Int("n", 1000, "how often the program is started under each design, idle and in storms")
 	short := flag.Bool("short", false, "a look: under 90 seconds, and nothing is kept")
 	out := flag.String("out", "", "keep results.json and results.svg in this directory")
+	show := flag.String("show", "", "measure nothing: show the results in this directory")
 	flag.Parse()
+	if *show != "" {
+		return showAgain(*show)
+	}
 	if os.Getenv(insideEnv) == "" {
 		return inside()
 	}
@@ -86,6 +90,16 @@ func run(ctx context.Context) error {
 		}
 	}
 	return res.verdict()
+}
+
+// showAgain prints the tables of results that are kept, and draws their plot anew.
+func showAgain(dir string) error {
+	res, err := readResults(dir)
+	if err != nil {
+		return err
+	}
+	fmt.Print(res.tables())
+	return res.keep(dir)
 }
 
 // inside is this program once more, with mounts of its own.
@@ -144,17 +158,6 @@ func (r *rig) fates(ctx context.Context, d *result, many int) error {
 		}
 	}
 	return nil
-}
-
-// keep writes the files that are committed.
-func (r *results) keep(dir string) error {
-	b, err := r.marshal()
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "results.json"), b, 0o644),
-		os.WriteFile(filepath.Join(dir, "results.svg"), r.plot(), 0o644))
 }
 
 // verdict judges sidestep, and the sensor: the control must be seen on the wrong side.

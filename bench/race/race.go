@@ -20,7 +20,7 @@ type cell struct {
 	DelayMS  float64 `json:"delay_ms"` // after the first instruction of program or thread
 	Starts   int     `json:"starts"`
 	Right    int     `json:"right"`
-	Wrong    int     `json:"wrong"` // on the wrong side; what is left was not sent
+	Wrong    int     `json:"wrong"` // on the wrong side; no wire has seen what is left
 }
 
 // newCells returns all cells of one condition: moment by moment, thread by thread, protocol by protocol.

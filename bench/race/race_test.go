@@ -39,7 +39,7 @@ func TestOnlyNoneIsZeroAndOnlyAllIsHundred(t *testing.T) {
 			t.Errorf("%d of %d: got %s, want %s", c.part, c.whole, got, c.want)
 		}
 	}
-	if got := (cell{Starts: 10, Right: 4, Wrong: 5}).share(); got != "50.0 (1 not sent)" {
+	if got := (cell{Starts: 10, Right: 4, Wrong: 5}).share(); got != "50.0 (1 lost)" {
 		t.Errorf("got %q", got)
 	}
 }

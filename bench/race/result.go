@@ -3,7 +3,10 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -11,7 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// results are what a run has found. They are kept in results.json.
+// The files that results are kept in.
+const (
+	resultsFile = "results.json"
+	plotFile    = "results.svg"
+)
+
+// results are what a run has found.
 type results struct {
 	Version int       `json:"version"` // 1
 	Date    string    `json:"date"`
@@ -105,4 +114,29 @@ func (r *results) marshal() ([]byte, error) {
 		b = append(append(b, '\n'), line...)
 	}
 	return append(b, "\n]}\n"...), nil
+}
+
+// readResults reads what is kept in a directory.
+func readResults(dir string) (*results, error) {
+	path := filepath.Join(dir, resultsFile)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r := &results{}
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return r, nil
+}
+
+// keep writes the files that are committed.
+func (r *results) keep(dir string) error {
+	b, err := r.marshal()
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, resultsFile), b, 0o644),
+		os.WriteFile(filepath.Join(dir, plotFile), r.plot(), 0o644))
 }

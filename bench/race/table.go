@@ -101,8 +101,8 @@ func (r *results) raceTable(storm bool, protocol string) grid {
 // share is the percentage of starts whose packet was on the wrong side. Only none is "0", and only all is "100".
 func (c cell) share() string {
 	text := percent(c.Wrong, c.Starts)
-	if lost := c.Starts - c.Right - c.Wrong; lost != 0 {
-		text += fmt.Sprintf(" (%d not sent)", lost)
+	if lost := c.Starts - c.Right - c.Wrong; lost != 0 { // no wire has seen them
+		text += fmt.Sprintf(" (%d lost)", lost)
 	}
 	return text
 }
