@@ -233,6 +233,16 @@ func gaining(have, want rules) []uint32 {
 	return gains
 }
 
+// loses reports whether an app is not wanted any more.
+func (r rules) loses(want rules) bool {
+	for id := range r.apps {
+		if !want.apps[id] {
+			return true
+		}
+	}
+	return false
+}
+
 func (d *Datapath) stage(ctx context.Context, have, want rules, gains []uint32, apps []App) error {
 	for _, id := range gains {
 		app := bpf.DatapathApp{Fresh: 1}
@@ -246,9 +256,21 @@ func (d *Datapath) stage(ctx context.Context, have, want rules, gains []uint32, 
 	if err := d.writeRules(have, want); err != nil {
 		return err
 	}
-	if len(gains) == 0 {
+	if len(gains) > 0 {
+		if err := d.label(ctx, gains, apps); err != nil {
+			return err
+		}
+	} else if !have.loses(want) {
 		return nil
 	}
+	if err := d.noteSockets(); err != nil {
+		return fmt.Errorf("note open sockets: %w", err)
+	}
+	return nil
+}
+
+// label labels what runs already.
+func (d *Datapath) label(ctx context.Context, gains []uint32, apps []App) error {
 	for _, a := range apps {
 		if a.Running == nil || !slices.Contains(gains, a.ID) {
 			continue
@@ -267,9 +289,6 @@ func (d *Datapath) stage(ctx context.Context, have, want rules, gains []uint32, 
 		if _, err := d.walk(d.objs.WalkSeed); err != nil {
 			return fmt.Errorf("label running processes: %w", err)
 		}
-	}
-	if err := d.noteSockets(); err != nil {
-		return fmt.Errorf("note open sockets: %w", err)
 	}
 	return nil
 }
@@ -322,6 +341,11 @@ func (d *Datapath) flip(have, want rules, gains []uint32) error {
 		}
 		if err := deleted(d.objs.Apps.Delete(id)); err != nil {
 			return fmt.Errorf("take app %d out of force: %w", id, err)
+		}
+	}
+	if have.loses(want) { // what belongs to nobody now may be somebody else's
+		if err := d.noteSockets(); err != nil {
+			return fmt.Errorf("note open sockets: %w", err)
 		}
 	}
 	return d.settle()

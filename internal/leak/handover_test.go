@@ -3,6 +3,7 @@ package leak_test
 import (
 	"encoding/binary"
 	"errors"
+	"net/netip"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -220,4 +221,50 @@ func TestWhatOnlyAnExcludedProgramHoldsIsCut(t *testing.T) {
 		f.wantCut("once its app is outside")
 	}
 	r.wantNoMixture()
+}
+
+// TestSocketsStayOutsideAsLongAsAnAppCoversWhoHoldsThem has the app go that the sockets were made for: that of a process
+// that runs another program by now, and that of a parent that has ended.
+func TestSocketsStayOutsideAsLongAsAnAppCoversWhoHoldsThem(t *testing.T) {
+	t.Parallel()
+	r := engaged(t)
+	host := r.elsewhere(r.world.Internet)
+	for name, become := range map[string]func(r *rig, a *actor.Actor, other string) *actor.Actor{
+		"exec": func(r *rig, a *actor.Actor, other string) *actor.Actor {
+			r.ok(a.Exec(r.ctx, other))
+			return a
+		},
+		"child of a parent that has ended": func(r *rig, a *actor.Actor, other string) *actor.Actor {
+			child := r.exec(a, actor.Image{Path: other})
+			r.ok(a.Kill(r.ctx))
+			return child
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := r.sub(t)
+			first, second := r.install("first"), r.install("second")
+			a := r.start(first)
+			r.goes(a, inside, "before it is excluded")
+			r.exclude(first, second)
+			flows, l := r.allFlows(a, outside, host), r.listen(a, netip.IPv4Unspecified())
+			a = become(r, a, second)
+			l.server = a
+			r.include(first)
+			flows = append(flows, l.accept(host, sources[outside][0]))
+			for _, f := range flows {
+				f.near.a = a
+				f.lives("once the app of its maker is included")
+				f.wantOn(outside, "once the app of its maker is included")
+			}
+			l.wantDeaf(host, sources[inside][0])
+			r.include(second)
+			for _, f := range flows {
+				if f.kind == actor.UDP {
+					f.wantBlocked("once the other app is included, too", outside)
+				} else {
+					f.wantCut("once the other app is included, too")
+				}
+			}
+		})
+	}
 }

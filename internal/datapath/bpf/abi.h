@@ -92,11 +92,11 @@ struct stranger {
 struct note {
 	struct list apps; /* as in the label of the process that made the socket */
 	__u32 born; /* the exit it was made for: its side, for good */
-	__u32 tgid; /* the process that made it, or that the note walk found to hold it */
-	__u32 walked; /* by which generation's note walk it was found, so that its maker is a guess; 0: it is known */
+	__u32 tgid; /* the process that the apps come from: the maker, or one that the note walk found to hold it */
+	__u32 walked; /* by which generation's note walk the apps were guessed; 0: they are the maker's */
 	__u32 told; /* when the guard last told of it, in seconds of boot time */
 	__u32 unused; /* 1: it had no port when it was noted, or was closed with it: its first use may be on any side */
-	__u32 pad;
+	__u32 maker; /* the process that made it; 0: nobody knows */
 };
 
 /* An IPv6 address, or an IPv4 address mapped into it, in network order. */

@@ -119,7 +119,7 @@ type DatapathNote struct {
 	Walked uint32
 	Told   uint32
 	Unused uint32
-	Pad    uint32
+	Maker  uint32
 }
 
 type DatapathOwner struct {

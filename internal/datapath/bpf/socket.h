@@ -81,6 +81,7 @@ static __always_inline int note_socket(struct bpf_sock *sk, struct task_struct *
 	n->apps = l->apps;
 	n->born = born;
 	n->tgid = t->tgid;
+	n->maker = t->tgid;
 	n->walked = 0;
 	n->unused = unused;
 	return 0;
@@ -115,6 +116,7 @@ int on_socket(struct bpf_sock *sk)
 		return ALLOW;
 	if (know(cfg, t, &l))
 		return refuse(t, 0, STAT_REFUSED_UNDECIDED);
+	list_keep_living(&l.apps);
 	if (!l.apps.apps[0])
 		return ALLOW;
 	verdict = list_exit(&l.apps);

@@ -117,19 +117,15 @@ static __always_inline struct sock *socket_of(const struct config *cfg, struct f
 	return sk;
 }
 
-/* has_owner reports whether a socket has a note that somebody else's label must not replace. */
-static __always_inline int has_owner(const struct note *n, __u32 tgid)
-{
-	return n->tgid != tgid && is_owned(n);
-}
-
 /* stamp tells the notes of this walk from earlier ones, which have been acted upon. */
 static __always_inline __u32 stamp(const struct config *cfg)
 {
 	return (__u32)cfg->generation | 1u << 31;
 }
 
-/* note_held notes that a socket is a process's. */
+/* note_held notes that a process of an app holds a socket. It is the process's if that made it, or if it belongs to nobody:
+ * that is a guess.
+ */
 static __noinline int note_held(const struct config *cfg, struct sock *sk, __u32 tgid, const struct list *apps)
 {
 	struct note *n;
@@ -144,11 +140,16 @@ static __noinline int note_held(const struct config *cfg, struct sock *sk, __u32
 			return 0;
 		}
 		n->born = side_of_mark(cfg, sk->sk_mark);
-		n->walked = stamp(cfg);
-		n->unused = !sk->__sk_common.skc_num;
 		count(STAT_SOCKETS_NOTED);
-	} else if (has_owner(n, tgid)) {
-		return 0;
+	}
+	if (!sk->__sk_common.skc_num)
+		n->unused = 1;
+	if (n->maker == tgid) {
+		n->walked = 0;
+	} else {
+		if (is_owned(n))
+			return 0;
+		n->walked = stamp(cfg);
 	}
 	n->apps = *apps;
 	n->tgid = tgid;
@@ -235,8 +236,8 @@ int walk_disown(struct bpf_iter__task_file *ctx)
 		return 0;
 	if (is_labelled(t, &l))
 		return 0;
-	if (bpf_sk_storage_delete(&notes, sk))
-		count(STAT_HELPER_FAILED);
+	n->apps = (struct list){}; /* who made it, and where it was born, stays true */
+	n->tgid = n->maker;
 	if (sk->sk_protocol == IPPROTO_MPTCP)
 		forget_mptcp(sk);
 	return 0;
@@ -282,6 +283,7 @@ int walk_carry(struct bpf_iter__bpf_sk_storage_map *ctx)
 		return 1; /* as an error: without its note the socket would be nobody's */
 	n->born = old->born;
 	n->tgid = old->tgid;
+	n->maker = old->maker;
 	n->walked = old->walked ? CARRIED : 0;
 	n->told = old->told;
 	n->unused = old->unused;
