@@ -1,6 +1,7 @@
 # Building, running and testing need Go alone. The targets that need more say so.
 
 GO ?= go
+HISTORY := $(shell od -An -N7 -tu8 /dev/urandom | tr -d ' ')
 C_FILES := $(wildcard internal/datapath/bpf/*.[ch] internal/lab/bpf/*.[ch] bench/race/bpf/*.[ch])
 
 .PHONY: help
@@ -20,8 +21,9 @@ test: ## all tests, about five minutes at most (root)
 	$(GO) test ./...
 
 .PHONY: check-long
-check-long: ## the tests that loop, with longer loops (root)
-	$(GO) test -p 1 -count=1 -timeout 30m ./internal/leak ./internal/datapath -args -long
+check-long: ## the tests that loop, with longer loops; HISTORY is the seed of the random history (root)
+	$(GO) test -count=1 -timeout 30m ./internal/leak -args -long -seed=$(HISTORY)
+	$(GO) test -count=1 -timeout 30m ./internal/datapath -args -long
 
 .PHONY: race
 race: ## the tests under the race detector, without those that count packets (root, cgo)

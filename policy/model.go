@@ -113,6 +113,9 @@ func (m *Model) Include(app App) {
 	}
 }
 
+// Apps lists the apps that pid is one of, the one that decides first.
+func (m *Model) Apps(pid int) []string { return slices.Clone(m.procs[pid].apps) }
+
 // Decide says what pid is.
 func (m *Model) Decide(pid int) Decision {
 	p := m.procs[pid]

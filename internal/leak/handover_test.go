@@ -80,11 +80,21 @@ func (h *handover) pass(s actor.Socket, pipe []byte) end {
 // fetch takes a socket out of the maker's hands.
 func (h *handover) fetch(s actor.Socket) end {
 	h.t.Helper()
-	pidfd, err := h.taker.Syscall(h.ctx, unix.SYS_PIDFD_OPEN, h.maker.PID(), 0)
-	h.ok(err)
-	fd, err := h.taker.Syscall(h.ctx, unix.SYS_PIDFD_GETFD, pidfd, int(s), 0)
-	h.ok(err)
-	return end{a: h.taker, s: actor.Socket(fd)}
+	return end{a: h.taker, s: h.fetchSocket(h.taker, h.maker, s)}
+}
+
+// fetchSocket has a process take another's socket.
+func (r *rig) fetchSocket(taker, maker *actor.Actor, s actor.Socket) actor.Socket {
+	r.t.Helper()
+	process, err := taker.Syscall(r.ctx, unix.SYS_PIDFD_OPEN, maker.PID(), 0)
+	r.ok(err)
+	fd, err := taker.Syscall(r.ctx, unix.SYS_PIDFD_GETFD, process, int(s), 0)
+	r.ok(err)
+	_, err = taker.Syscall(r.ctx, unix.SYS_FCNTL, fd, unix.F_SETFD, 0)
+	r.ok(err)
+	_, err = taker.Syscall(r.ctx, unix.SYS_CLOSE, process)
+	r.ok(err)
+	return actor.Socket(fd)
 }
 
 func TestFreshSocketTakesTheSideOfWhoeverConnectsIt(t *testing.T) {
