@@ -30,7 +30,7 @@ func told(protocol uint8) bool {
 // have no hosts on them, only what is behind them. Where somebody on the network says what is on the link, this machine
 // has to be there, too: else any network could be called the neighbourhood.
 func (w *world) leadsToNeighbours(r netmon.Route) bool {
-	return w.onLink(r) && !vast(r) && (!w.hearsay(r) || w.numberedIn(r))
+	return w.onLink(r) && !vast(r.Dst) && (!w.hearsay(r) || w.numberedIn(r))
 }
 
 // hearsay reports whether there is a route to the same place by the same link that the network has told of, and no other.
@@ -59,9 +59,9 @@ func (w *world) hear() {
 
 // vast reports whether a network is larger than any that neighbours share, so that it is the internet even if no router is
 // named: a former class B of IPv4, a site of IPv6 (RFC 6177).
-func vast(r netmon.Route) bool {
+func vast(p netip.Prefix) bool {
 	const largest4, largest6 = 16, 48
-	return r.Dst.Bits() < map[netmon.Family]int{netmon.IPv4: largest4, netmon.IPv6: largest6}[r.Family()]
+	return p.Bits() < map[bool]int{true: largest4, false: largest6}[p.Addr().Is4()]
 }
 
 // onLink reports whether the route needs no router, and that is no wonder.
@@ -72,11 +72,12 @@ func (w *world) onLink(r netmon.Route) bool {
 	})
 }
 
-// numberedIn reports whether this machine has an address in the network, on each link that the route leads to.
+// numberedIn reports whether this machine has an address in the network, or the network is part of one that it is in, on
+// each link that the route leads to.
 func (w *world) numberedIn(r netmon.Route) bool {
 	return !slices.ContainsFunc(r.Nexthops, func(nh netmon.Nexthop) bool {
 		return !slices.ContainsFunc(w.snap.Addrs, func(a netmon.Addr) bool {
-			return a.Link == nh.OIF && r.Dst.Contains(a.Prefix.Addr())
+			return a.Link == nh.OIF && (r.Dst.Contains(a.Prefix.Addr()) || !vast(a.Prefix) && r.Dst.Overlaps(a.Prefix))
 		})
 	})
 }
@@ -88,6 +89,7 @@ func (w *world) networkWarnings(p Plan) []string {
 		return nil
 	}
 	sent, claimed := make(map[Iface][]netmon.Route), make(map[Iface][]netmon.Route)
+	routers := w.routers()
 	for _, r := range w.routes {
 		if r.Table != netmon.TableMain || r.Type != netmon.Unicast || r.Dst.Bits() == 0 || !w.outside(r, p) ||
 			within(r.Dst, private()) || within(r.Dst, alwaysLocal()) {
@@ -95,9 +97,9 @@ func (w *world) networkWarnings(p Plan) []string {
 		}
 		link := w.iface(r.Nexthops[0].OIF)
 		switch {
-		case told(r.Protocol) && !(w.onLink(r) && w.numberedIn(r)):
+		case told(r.Protocol) && !(w.onLink(r) && (w.numberedIn(r) || r.Dst.IsSingleIP() && routers[r.Dst.Addr()])):
 			sent[link] = append(sent[link], r)
-		case byItself(r.Protocol) && w.onLink(r) && vast(r):
+		case byItself(r.Protocol) && w.onLink(r) && vast(r.Dst):
 			claimed[link] = append(claimed[link], r)
 		}
 	}
@@ -105,6 +107,17 @@ func (w *world) networkWarnings(p Plan) []string {
 	return slices.Concat(
 		eachLink(sent, "the network at %s sends %s past the tunnel, by DHCP or as a router: "+wayOut),
 		eachLink(claimed, "the network at %s says that %s is on the link, too much to be local: "+wayOut))
+}
+
+// routers returns the addresses that routes go through. A DHCP client may add a route to one of these alone.
+func (w *world) routers() map[netip.Addr]bool {
+	all := make(map[netip.Addr]bool)
+	for _, r := range w.routes {
+		for _, nh := range r.Nexthops {
+			all[nh.Gateway] = true
+		}
+	}
+	return all
 }
 
 // outside reports whether the route leads to links that are no tunnels, and lead somewhere.
