@@ -198,7 +198,7 @@ func testNoGap(t *testing.T, b *bench) {
 		plans = append(plans, PlanFor(snap, cfg))
 	}
 	check(t, a.Set(t.Context(), plans[0]))
-	handle, err := netlink.NewHandle()
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	check(t, err)
 	defer handle.Close()
 	w := watch{bench: bench{t: t, handle: handle}, done: make(chan error, 1)}
