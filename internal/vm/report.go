@@ -20,6 +20,7 @@ type result struct {
 	left    []string // not in the kernel's part, or never reached
 	notes   []string // what the guest or its kernel complained of
 	said    string   // by a daemon that refuses
+	missed  string   // what a test under fork storms says of events that the kernel did not tell of
 	took    time.Duration
 
 	step     string
@@ -62,6 +63,9 @@ func (r *result) line(line string) {
 	}
 	if kernelLine.MatchString(line) {
 		r.notes = append(r.notes, line)
+	}
+	if at := strings.Index(line, "the kernel did not tell of "); at >= 0 {
+		r.missed = line[at:]
 	}
 	if r.step == "daemon" && strings.HasPrefix(line, "sidestep: ") && r.said == "" {
 		r.said = strings.TrimPrefix(line, "sidestep: ")

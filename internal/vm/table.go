@@ -33,6 +33,11 @@ func printTable(results []*result) {
 			fmt.Printf("%s: the daemon says: %s\n", r.kernel.Name, r.said)
 		}
 	}
+	for _, r := range results {
+		if r.missed != "" {
+			fmt.Printf("%s: in fork storms %s\n", r.kernel.Name, r.missed)
+		}
+	}
 	fmt.Printf("\nloops: %g of the usual (%.0f steps of each random history, not 2500)\n", loops, 2500*loops)
 }
 
