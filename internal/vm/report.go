@@ -24,7 +24,7 @@ type result struct {
 	took    time.Duration
 
 	step     string
-	before   string // the line before
+	lacks    []string // of the kernel, as tests say that are about to be skipped
 	reported map[string]bool
 	has      []string
 	ended    bool // the guest came to its end
@@ -70,7 +70,9 @@ func (r *result) line(line string) {
 	if r.step == "daemon" && strings.HasPrefix(line, "sidestep: ") && r.said == "" {
 		r.said = strings.TrimPrefix(line, "sidestep: ")
 	}
-	defer func() { r.before = line }()
+	if _, what, ok := strings.Cut(line, ": this kernel has no "); ok {
+		r.lacks = append(r.lacks, what)
+	}
 	m := testLine.FindStringSubmatch(line)
 	if m == nil || strings.HasPrefix(line, " ") {
 		return
@@ -89,12 +91,12 @@ func (r *result) line(line string) {
 
 // skip takes a test that says that this kernel has not got what it is about. Whatever else is skipped fails.
 func (r *result) skip(name string) {
-	_, reason, ok := strings.Cut(r.before, ": this kernel has no ")
-	if !ok {
-		r.failed = append(r.failed, name+" was skipped: "+strings.TrimSpace(r.before))
+	if len(r.lacks) == 0 {
+		r.failed = append(r.failed, name+" was skipped, and not for want of anything in the kernel")
 		return
 	}
-	r.skipped = append(r.skipped, name+": no "+reason)
+	r.skipped = append(r.skipped, name+": no "+r.lacks[0])
+	r.lacks = r.lacks[1:]
 }
 
 // word is a line of the guest's own.
