@@ -46,7 +46,7 @@ func (r *rig) ring(a *actor.Actor, setup int) *ring {
 	var err error
 	u.fd, err = a.Syscall(r.ctx, unix.SYS_IO_URING_SETUP, ringEntries, u.params)
 	if errors.Is(err, unix.ENOSYS) {
-		r.t.Skip("this kernel is built without io_uring")
+		r.t.Skip("this kernel has no io_uring")
 	}
 	r.ok(err)
 	u.rings = u.mmap(4096, unix.MAP_SHARED|unix.MAP_POPULATE, u.fd, 0)
