@@ -16,6 +16,7 @@ import (
 type bench struct {
 	cache     string
 	fresh     bool
+	kvm       bool
 	limit     time.Duration
 	run, only string
 	builds    map[string]*build
@@ -101,7 +102,7 @@ func (b *bench) boot(ctx context.Context, k kernel, t tree, initrd string) (*res
 	defer cancel()
 	r := &result{kernel: k}
 	start := time.Now()
-	err = boot(ctx, k, t, initrd, func(console io.Reader) error { return r.read(console, log, os.Stderr) })
+	err = boot(ctx, k, t, initrd, b.kvm, func(console io.Reader) error { return r.read(console, log, os.Stderr) })
 	r.took = time.Since(start)
 	if ctx.Err() == nil && err != nil {
 		return nil, err

@@ -48,6 +48,7 @@ func host() error {
 	}
 	cache := flag.String("cache", filepath.Join(base, "sidestep-vm"), "where kernels, lists of packages and logs are kept")
 	fresh := flag.Bool("fresh", false, "fetch kernels again")
+	kvm := flag.Bool("kvm", false, "let the hardware run guests of this machine's architecture, not QEMU's emulation")
 	doc := flag.String("write", "", "write the results into the table of this `FILE`")
 	run := flag.String("run", "", "only tests that match this pattern")
 	only := flag.String("only", "", "only steps that begin with this")
@@ -61,7 +62,7 @@ func host() error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	b := &bench{cache: *cache, fresh: *fresh, limit: *limit, run: *run, only: *only, builds: map[string]*build{}}
+	b := &bench{cache: *cache, fresh: *fresh, kvm: *kvm, limit: *limit, run: *run, only: *only, builds: map[string]*build{}}
 	results, err := b.all(ctx, list)
 	if err != nil {
 		return err

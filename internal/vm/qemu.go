@@ -22,10 +22,10 @@ var machines = map[string]machine{
 }
 
 // boot runs a kernel until it powers off, and gives fn all that it prints. The guest has no network device.
-func boot(ctx context.Context, k kernel, t tree, initrd string, fn func(io.Reader) error) error {
+func boot(ctx context.Context, k kernel, t tree, initrd string, kvm bool, fn func(io.Reader) error) error {
 	m := machines[k.Arch]
 	accel := "tcg,thread=multi"
-	if hardware(k.Arch) {
+	if kvm {
 		accel = "kvm"
 	}
 	words := strings.Join([]string{"console=" + m.console, "panic=-1 quiet net.ifnames=0 mitigations=off", k.Append}, " ")
@@ -45,7 +45,3 @@ func boot(ctx context.Context, k kernel, t tree, initrd string, fn func(io.Reade
 	err = fn(out)
 	return errors.Join(err, cmd.Wait())
 }
-
-// hardware reports whether this machine can run guests of the architecture without emulating them, and is asked to:
-// a /dev/kvm that is itself emulated may hang.
-func hardware(arch string) bool { return os.Getenv("SIDESTEP_VM_KVM") == arch }
