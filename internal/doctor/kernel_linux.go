@@ -46,7 +46,7 @@ func refusal(kernel string, table []Capability) error {
 	case n > most:
 		lacks = append(lacks[:most], fmt.Sprintf("and %d more", n-most))
 	}
-	return fmt.Errorf("this kernel (Linux %s) lacks what sidestep needs: %s; Linux %s has it all", kernel, strings.Join(lacks, ", "), Minimum)
+	return fmt.Errorf("this kernel (Linux %s) lacks what sidestep needs: %s; Linux %s and later have it, unless built or locked down otherwise", kernel, strings.Join(lacks, ", "), Minimum)
 }
 
 // Capabilities returns the table of what sidestep uses, most fundamental first.

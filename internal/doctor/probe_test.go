@@ -68,7 +68,7 @@ func TestRefusalNamesWhatIsMissing(t *testing.T) {
 		t.Errorf("refused, though nothing is known to be missing: %v", err)
 	}
 	table = append(table, cap("d", true, no), cap("e", true, no), cap("f", true, no))
-	const want = "this kernel (Linux 5.10) lacks what sidestep needs: d, e, f%s; Linux 6.1 has it all"
+	const want = "this kernel (Linux 5.10) lacks what sidestep needs: d, e, f%s; Linux 6.1 and later have it, unless built or locked down otherwise"
 	for _, more := range []string{"", ", and 1 more", ", and 2 more"} {
 		if err := refusal("5.10", table); err == nil || err.Error() != fmt.Sprintf(want, more) {
 			t.Errorf("refusal %v, want %q more", err, more)
