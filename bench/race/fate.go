@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -12,8 +13,12 @@ import (
 	"sidestep/internal/lab/actor"
 )
 
-// recoverLimit is how long a design may take to catch up with what has happened.
-const recoverLimit = 10 * time.Second
+const (
+	// recoverLimit is how long a design may take to catch up with what has happened.
+	recoverLimit = 10 * time.Second
+	// classifyLimit is how long it may take to classify one program.
+	classifyLimit = time.Second
+)
 
 // A tally is how many programs were looked at, and how many of them were on the wrong side.
 type tally struct {
@@ -65,7 +70,7 @@ func (t *turn) running(ctx context.Context, n int) ([]fate, error) {
 		return nil, errors.Join(err, end())
 	}
 	if t.design.facts().Agent {
-		err = t.await(ctx, apps[n-1], side)
+		_, err = t.await(ctx, apps[n-1], side, recoverLimit)
 	}
 	fates := make([]fate, kinds)
 	for _, h := range all {
@@ -85,8 +90,8 @@ type holding struct {
 
 // hold opens sockets in a program, on the side where it is.
 func (t *turn) hold(ctx context.Context, a *actor.Actor, service uint16, side side) (*holding, error) {
-	if err := t.await(ctx, a, side); err != nil {
-		return nil, err
+	if there, err := t.await(ctx, a, side, recoverLimit); err != nil || !there {
+		return nil, cmp.Or(err, errors.New("a program that is not listed is on the listed side"))
 	}
 	h := &holding{app: a}
 	for kind, open := range []actor.SocketKind{usedDatagram: actor.UDPConnected, usedStream: actor.TCP, unusedDatagram: actor.UDP} {
@@ -155,14 +160,19 @@ func (f *fate) book(passed traffic, to lab.Match, side side, err error) {
 	}
 }
 
-// await waits until a program's new sockets are on a side.
-func (t *turn) await(ctx context.Context, a *actor.Actor, want side) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, recoverLimit, errors.New("a program does not come to its side"))
+// await waits until a program's new sockets are on a side, and reports whether that is so in the end.
+func (t *turn) await(ctx context.Context, a *actor.Actor, want side, limit time.Duration) (there bool, err error) {
+	waiting, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return lab.Poll(ctx, func() (bool, error) {
+	err = lab.Poll(waiting, func() (bool, error) {
 		got, err := t.look(ctx, a)
-		return got == want, err
+		there = got == want
+		return there, err
 	})
+	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		err = nil
+	}
+	return there, err
 }
 
 // killed kills the agent and looks at what runs, and at what is started then.
@@ -172,20 +182,36 @@ func (t *turn) killed(ctx context.Context, n int) (tallies []tally, err error) {
 	if err := t.design.list(ctx, t.program(appProgram), nil); err != nil {
 		return nil, err
 	}
-	apps, end, err := t.apps(ctx, n, im)
+	apps, end, err := t.classified(ctx, n, im, side)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, end()) }()
-	for _, a := range apps {
-		if err := t.await(ctx, a, side); err != nil {
-			return nil, err
-		}
-	}
 	if err := t.design.signal(unix.SIGKILL); err != nil {
 		return nil, err
 	}
 	return t.aftermath(ctx, apps, im, side)
+}
+
+// classified starts n programs that are on their side. Those that a design never gets there are left out.
+func (t *turn) classified(ctx context.Context, n int, im actor.Image, want side) (apps []*actor.Actor, end func() error, err error) {
+	started, end, err := t.apps(ctx, 2*n, im)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, a := range started {
+		there, err := t.await(ctx, a, want, classifyLimit)
+		if err != nil {
+			return nil, nil, errors.Join(err, end())
+		}
+		if there {
+			apps = append(apps, a)
+		}
+		if len(apps) == n {
+			break
+		}
+	}
+	return apps, end, nil
 }
 
 // aftermath looks at programs that run, at what they start, and at what is started otherwise.
@@ -288,25 +314,29 @@ func (t *turn) lost(ctx context.Context, n int, d disturbance) (_ []tally, err e
 	}
 	defer func() { err = errors.Join(err, end()) }()
 	if t.design.facts().Agent {
-		if err := t.recovered(ctx, im, side); err != nil {
+		if err := t.recovered(ctx); err != nil {
 			return nil, err
 		}
 	}
 	return t.tally(ctx, nil, d.name, apps, side)
 }
 
-// recovered waits until a program that is started now comes to its side: the agent has done all that was waiting.
-func (t *turn) recovered(ctx context.Context, im actor.Image, want side) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, recoverLimit, errors.New("the design does not recover"))
-	defer cancel()
-	return lab.Poll(ctx, func() (bool, error) {
+// recovered waits until the agent has done all that was waiting: until a program that is started now comes to where only
+// an agent can bring it. It gives up in the end.
+func (t *turn) recovered(ctx context.Context) error {
+	im := t.design.image(t.program(appProgram))
+	if t.design.facts().Mode == include {
+		im = plainImage(t.program(otherProgram), nil)
+	}
+	for start := time.Now(); time.Since(start) < recoverLimit; {
 		apps, end, err := t.apps(ctx, 1, im)
 		if err != nil {
-			return false, err
+			return err
 		}
-		// Not the first socket: that may be early.
-		first, err := t.look(ctx, apps[0])
-		second, err2 := t.look(ctx, apps[0])
-		return first == want && second == want, errors.Join(err, err2, end())
-	})
+		there, err := t.await(ctx, apps[0], uplink, classifyLimit)
+		if err := errors.Join(err, end()); there || err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,11 +43,17 @@ func (p *product) start(ctx context.Context, at place) error {
 	}
 	go func() { p.ended <- p.cmd.Wait() }()
 	err := lab.Poll(ctx, func() (bool, error) {
+		select {
+		case err := <-p.ended:
+			p.ended <- err
+			return false, cmp.Or(err, errors.New("it ended"))
+		default:
+		}
 		s, err := p.client.Status(ctx)
 		return err == nil && s.State == api.Engaged, nil
 	})
 	if err != nil {
-		return errors.Join(fmt.Errorf("start sidestep: %w", err), p.signal(unix.SIGKILL), p.stop())
+		return errors.Join(fmt.Errorf("start sidestep: %w", err), p.stop())
 	}
 	return nil
 }
