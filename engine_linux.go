@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync/atomic"
 	"time"
@@ -161,7 +162,15 @@ func withWayOut(err error) error {
 		}
 		err, hint = refusal, "`sidestep doctor` says what each is for"
 	}
-	return &api.Error{Code: api.CodeInternal, Message: err.Error(), Hint: hint}
+	return hinted(err, hint)
+}
+
+func hinted(err error, hint string) error {
+	code := api.CodeInternal
+	if errors.Is(err, fs.ErrPermission) {
+		code = api.CodeForbidden
+	}
+	return &api.Error{Code: code, Message: err.Error(), Hint: hint}
 }
 
 // close lets go of everything; what is in force in the kernel stays.
@@ -331,7 +340,7 @@ func (e *Engine) takeBack() error {
 
 // leftBehind says what to do when not everything was taken back.
 func leftBehind(err error) error {
-	return &api.Error{Code: api.CodeInternal, Message: err.Error(), Hint: "`sidestep clean` removes what is left"}
+	return hinted(err, "`sidestep clean` removes what is left")
 }
 
 // do runs fn on the goroutine that owns the state.

@@ -18,18 +18,24 @@ func builtDir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("sidestep-leak-%d", os.Getpid()))
 }
 
-// build returns the daemon, built once. Machines without a compiler have one that was built elsewhere.
-var build = sync.OnceValues(func() (string, error) {
-	if path := os.Getenv("SIDESTEP_TEST_BINARY"); path != "" {
+// build returns the daemon, and buildElder one that passes for the version before; each is built once. Machines without a
+// compiler have them from elsewhere.
+var (
+	build      = sync.OnceValues(func() (string, error) { return buildAs("sidestep", "", "SIDESTEP_TEST_BINARY") })
+	buildElder = sync.OnceValues(func() (string, error) { return buildAs("elder", "elder", "SIDESTEP_TEST_ELDER") })
+)
+
+func buildAs(name, tags, given string) (string, error) {
+	if path := os.Getenv(given); path != "" {
 		return path, os.MkdirAll(builtDir(), 0o755)
 	}
-	path := filepath.Join(builtDir(), "sidestep")
-	out, err := exec.Command("go", "build", "-o", path, "sidestep/cmd/sidestep").CombinedOutput()
+	path := filepath.Join(builtDir(), name)
+	out, err := exec.Command("go", "build", "-tags", tags, "-o", path, "sidestep/cmd/sidestep").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build the daemon: %w: %s", err, out)
 	}
 	return path, nil
-})
+}
 
 // A daemon is a process that governs the rig's machine.
 type daemon struct {
@@ -40,7 +46,13 @@ type daemon struct {
 // daemon starts a daemon, and waits until it is engaged.
 func (r *rig) daemon() *daemon {
 	r.t.Helper()
-	path, err := build()
+	return r.daemonOf(build)
+}
+
+// daemonOf is daemon for another version.
+func (r *rig) daemonOf(version func() (string, error)) *daemon {
+	r.t.Helper()
+	path, err := version()
 	r.ok(err)
 	socket := filepath.Join(filepath.Dir(r.state), "control")
 	d := &daemon{r, exec.Command(path, "--socket", socket, "daemon", "--state", r.state)}

@@ -191,9 +191,14 @@ func (r *rig) app(path string) api.App {
 // wait looks again and again until something is so.
 func (r *rig) wait(what string, so func() bool) {
 	r.t.Helper()
+	r.waitUpTo(time.Minute, what, so)
+}
+
+func (r *rig) waitUpTo(limit time.Duration, what string, so func() bool) {
+	r.t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	ctx, cancel := context.WithTimeout(r.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(r.ctx, limit)
 	defer cancel()
 	for !so() {
 		select {

@@ -279,8 +279,10 @@ int walk_carry(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (!sk || !old || bpf_sk_storage_get(&notes, sk, NULL, 0))
 		return 0;
 	n = bpf_sk_storage_get(&notes, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!n)
-		return 1; /* as an error: without its note the socket would be nobody's */
+	if (!n) { /* no memory; or the socket has ended meanwhile, which under load is common */
+		count(STAT_NOTES_FAILED);
+		return 0;
+	}
 	n->born = old->born;
 	n->tgid = old->tgid;
 	n->maker = old->maker;
