@@ -249,6 +249,16 @@ func (d *Datapath) NewApp() (uint32, error) {
 	return id, d.configure(func(c *bpf.DatapathConfig) { c.NextApp++ })
 }
 
+// reserve sees to it that NewApp will not return the number of an app that is wanted: a policy outlives the datapath that
+// gave it its numbers.
+func (d *Datapath) reserve(want rules) error {
+	return d.configure(func(c *bpf.DatapathConfig) {
+		for id := range want.apps {
+			c.NextApp = max(c.NextApp, id+1)
+		}
+	})
+}
+
 // Close lets go of the datapath, which stays in force by its pins.
 func (d *Datapath) Close() error {
 	closeMaps(d.older)

@@ -283,6 +283,49 @@ func TestASetThatFailsChangesNothing(t *testing.T) {
 	r.wantMark(runsB, outside, "excluded at last")
 }
 
+func TestOfTwoDatapathsThatStartAtOnceOneIsRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.ok(r.Remove())
+	type result struct {
+		d   *datapath.Datapath
+		err error
+	}
+	results := make(chan result, 2)
+	for _, name := range []string{"-left", "-right"} {
+		opts := r.opts
+		opts.Pins += name
+		go func() {
+			var one result
+			one.err = r.ns.Do(func() (err error) {
+				one.d, err = datapath.Open(opts)
+				return err
+			})
+			results <- one
+		}()
+	}
+	var (
+		refused, opened int
+		first           *datapath.Datapath
+	)
+	for range 2 {
+		switch one := <-results; {
+		case one.err == nil:
+			opened++
+			first = one.d
+		case errors.Is(one.err, datapath.ErrGoverned):
+			refused++
+		default:
+			t.Error(one.err)
+		}
+	}
+	if opened != 1 || refused != 1 {
+		t.Errorf("%d were opened and %d refused, want one each", opened, refused)
+	}
+	r.ok(first.Remove())
+	r.open()
+}
+
 func TestASecondDatapathForOneNamespaceIsRefused(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

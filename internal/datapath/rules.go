@@ -207,16 +207,6 @@ func (d *Datapath) change(ctx context.Context, have rules, apps []App, commit fu
 	return err
 }
 
-// reserve sees to it that NewApp will not return the number of an app that is wanted: a policy outlives the datapath that
-// gave it its numbers.
-func (d *Datapath) reserve(want rules) error {
-	return d.configure(func(c *bpf.DatapathConfig) {
-		for id := range want.apps {
-			c.NextApp = max(c.NextApp, id+1)
-		}
-	})
-}
-
 // gaining lists the apps that name files they did not name before: new ones, and ones that resolve differently now.
 func gaining(have, want rules) []uint32 {
 	var gains []uint32
