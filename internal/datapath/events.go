@@ -156,7 +156,7 @@ func statName(s bpf.DatapathStat) string {
 		"sockets_noted", "labels_full", "apps_forgotten", "refused_undecided", "refused_blocked",
 		"refused_foreign_mark", "refused_no_note", "notes_failed", "events_lost", "helpers_failed",
 		"refused_mptcp", "guard_dropped_sent", "guard_dropped_received", "guard_dropped_answers",
-		"guard_dropped_changed", "guard_dropped_source", "guard_dropped_strict", "guard_dropped_at_tunnel",
+		"guard_dropped_changed", "guard_dropped_source", "guard_dropped_strict", "guard_dropped_at_door",
 		"sockets_moved", "refused_handed_over", "refused_tunnel_address", "refused_join", "refused_sctp",
 	}
 	if int(s) < len(names) {

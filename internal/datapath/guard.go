@@ -63,7 +63,7 @@ func (d *Datapath) Permit(n Network) error {
 	if err != nil {
 		return err
 	}
-	return d.guardTunnels(n.Closed)
+	return d.guardDoors(n.Closed)
 }
 
 func linkRoles(n Network) map[uint32]uint32 {
@@ -145,8 +145,8 @@ func replace[K comparable](m *ebpf.Map, want map[K]uint32) error {
 	return put(m, have, want)
 }
 
-// tunnelPin begins the names of the links to the tunnels' doors.
-const tunnelPin = "tunnel-"
+// doorPin begins the names of the links to the doors of closed links.
+const doorPin = "door-"
 
 // CanBeStrict returns ErrStrict if strict mode cannot be had on this kernel.
 func (d *Datapath) CanBeStrict() error {
@@ -156,12 +156,12 @@ func (d *Datapath) CanBeStrict() error {
 	return ErrStrict
 }
 
-// guardTunnels attaches the door program to these links, and to no others. A kernel without tcx (before 6.6) has no such
+// guardDoors attaches the door program to these links, and to no others. A kernel without tcx (before 6.6) has no such
 // door; docs/limits.md says what passes then.
-func (d *Datapath) guardTunnels(indexes []int) error {
+func (d *Datapath) guardDoors(indexes []int) error {
 	wanted := map[string]bool{}
 	for _, index := range indexes {
-		name := fmt.Sprint(tunnelPin, index)
+		name := fmt.Sprint(doorPin, index)
 		wanted[name] = true
 		if d.hasDoor(name) {
 			continue
@@ -171,7 +171,7 @@ func (d *Datapath) guardTunnels(indexes []int) error {
 			continue // no such door; or the link is gone, of which the next network tells
 		}
 		if err != nil {
-			return fmt.Errorf("guard the door of tunnel %d: %w", index, err)
+			return fmt.Errorf("guard the door of link %d: %w", index, err)
 		}
 		if err := d.hold(name, l); err != nil {
 			return errors.Join(err, l.Close())
@@ -182,7 +182,7 @@ func (d *Datapath) guardTunnels(indexes []int) error {
 		return err
 	}
 	for _, name := range held {
-		if !strings.HasPrefix(name, tunnelPin) || wanted[name] {
+		if !strings.HasPrefix(name, doorPin) || wanted[name] {
 			continue
 		}
 		if err := d.dropLink(name); err != nil {
@@ -209,7 +209,7 @@ func (d *Datapath) hasDoor(name string) bool {
 
 func (d *Datapath) attachDoor(index int) (l link.Link, err error) {
 	err = d.inside(func() error {
-		l, err = link.AttachTCX(link.TCXOptions{Interface: index, Program: d.objs.OnTunnel, Attach: ebpf.AttachTCXEgress})
+		l, err = link.AttachTCX(link.TCXOptions{Interface: index, Program: d.objs.OnDoor, Attach: ebpf.AttachTCXEgress})
 		return err
 	})
 	return l, err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -195,6 +196,23 @@ func (d *Datapath) replacePins() error {
 	}
 	for name, l := range d.links {
 		if err := d.pinLink(name, l); err != nil {
+			return err
+		}
+	}
+	return d.dropUnknown()
+}
+
+// dropUnknown detaches what the version before us had and we have not. Doors are Permit's.
+func (d *Datapath) dropUnknown() error {
+	held, err := d.heldLinks()
+	if err != nil {
+		return err
+	}
+	for _, name := range held {
+		if d.links[name] != nil || strings.HasPrefix(name, doorPin) {
+			continue
+		}
+		if err := d.dropLink(name); err != nil {
 			return err
 		}
 	}

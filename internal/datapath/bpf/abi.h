@@ -164,7 +164,7 @@ enum stat {
 	STAT_GUARD_CHANGED, /* packets of sockets whose app has changed sides since they were made */
 	STAT_GUARD_SOURCE, /* packets that would have taken a tunnel's address outside, or in strict mode the reverse */
 	STAT_GUARD_STRICT, /* packets of included programs kept off the uplink, in strict mode */
-	STAT_GUARD_TUNNEL, /* packets without a socket of their own that were kept from a tunnel at its door */
+	STAT_GUARD_DOOR, /* packets without a socket of their own that were kept from a closed link at its door */
 	STAT_SOCKETS_MOVED, /* unused sockets and listeners that went to another side */
 	STAT_REFUSED_HANDED, /* calls refused: the socket is on another side than the caller */
 	STAT_REFUSED_BIND, /* calls refused: an excluded program chose a tunnel's address or a tunnel */

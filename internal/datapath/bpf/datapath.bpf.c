@@ -7,7 +7,7 @@
  *   identify.h  file -> apps        script.h  script -> apps
  *   label.h     process -> label    process.h exec, fork, exit
  *   socket.h    socket -> mark      call.h    bind, connect, sendto -> allow or refuse
- *   guard.h     packet -> pass or drop        tunnel.h  the same, where no socket hook looks
+ *   guard.h     packet -> pass or drop        door.h    the same, where no socket hook looks
  *   join.h      multicast groups              walk.h    what lived before us
  *   stray.h     what has to be closed
  */
@@ -19,7 +19,7 @@
 
 #include "process.h"
 #include "join.h"
-#include "tunnel.h"
+#include "door.h"
 #include "walk.h"
 
 /* Both licences may be chosen; the helpers that read the kernel want this word. */

@@ -184,7 +184,7 @@ const (
 	DatapathStatSTAT_GUARD_CHANGED        DatapathStat = 19
 	DatapathStatSTAT_GUARD_SOURCE         DatapathStat = 20
 	DatapathStatSTAT_GUARD_STRICT         DatapathStat = 21
-	DatapathStatSTAT_GUARD_TUNNEL         DatapathStat = 22
+	DatapathStatSTAT_GUARD_DOOR           DatapathStat = 22
 	DatapathStatSTAT_SOCKETS_MOVED        DatapathStat = 23
 	DatapathStatSTAT_REFUSED_HANDED       DatapathStat = 24
 	DatapathStatSTAT_REFUSED_BIND         DatapathStat = 25
@@ -254,6 +254,7 @@ const (
 	DatapathProgOnBind6      = "on_bind6"
 	DatapathProgOnConnect4   = "on_connect4"
 	DatapathProgOnConnect6   = "on_connect6"
+	DatapathProgOnDoor       = "on_door"
 	DatapathProgOnEgress     = "on_egress"
 	DatapathProgOnExec       = "on_exec"
 	DatapathProgOnExit       = "on_exit"
@@ -264,7 +265,6 @@ const (
 	DatapathProgOnSendmsg6   = "on_sendmsg6"
 	DatapathProgOnSetsockopt = "on_setsockopt"
 	DatapathProgOnSocket     = "on_socket"
-	DatapathProgOnTunnel     = "on_tunnel"
 	DatapathProgWalkAssign   = "walk_assign"
 	DatapathProgWalkCarry    = "walk_carry"
 	DatapathProgWalkDisown   = "walk_disown"
@@ -325,6 +325,7 @@ type DatapathProgramSpecs struct {
 	OnBind6      *ebpf.ProgramSpec `ebpf:"on_bind6"`
 	OnConnect4   *ebpf.ProgramSpec `ebpf:"on_connect4"`
 	OnConnect6   *ebpf.ProgramSpec `ebpf:"on_connect6"`
+	OnDoor       *ebpf.ProgramSpec `ebpf:"on_door"`
 	OnEgress     *ebpf.ProgramSpec `ebpf:"on_egress"`
 	OnExec       *ebpf.ProgramSpec `ebpf:"on_exec"`
 	OnExit       *ebpf.ProgramSpec `ebpf:"on_exit"`
@@ -335,7 +336,6 @@ type DatapathProgramSpecs struct {
 	OnSendmsg6   *ebpf.ProgramSpec `ebpf:"on_sendmsg6"`
 	OnSetsockopt *ebpf.ProgramSpec `ebpf:"on_setsockopt"`
 	OnSocket     *ebpf.ProgramSpec `ebpf:"on_socket"`
-	OnTunnel     *ebpf.ProgramSpec `ebpf:"on_tunnel"`
 	WalkAssign   *ebpf.ProgramSpec `ebpf:"walk_assign"`
 	WalkCarry    *ebpf.ProgramSpec `ebpf:"walk_carry"`
 	WalkDisown   *ebpf.ProgramSpec `ebpf:"walk_disown"`
@@ -462,6 +462,7 @@ type DatapathPrograms struct {
 	OnBind6      *ebpf.Program `ebpf:"on_bind6"`
 	OnConnect4   *ebpf.Program `ebpf:"on_connect4"`
 	OnConnect6   *ebpf.Program `ebpf:"on_connect6"`
+	OnDoor       *ebpf.Program `ebpf:"on_door"`
 	OnEgress     *ebpf.Program `ebpf:"on_egress"`
 	OnExec       *ebpf.Program `ebpf:"on_exec"`
 	OnExit       *ebpf.Program `ebpf:"on_exit"`
@@ -472,7 +473,6 @@ type DatapathPrograms struct {
 	OnSendmsg6   *ebpf.Program `ebpf:"on_sendmsg6"`
 	OnSetsockopt *ebpf.Program `ebpf:"on_setsockopt"`
 	OnSocket     *ebpf.Program `ebpf:"on_socket"`
-	OnTunnel     *ebpf.Program `ebpf:"on_tunnel"`
 	WalkAssign   *ebpf.Program `ebpf:"walk_assign"`
 	WalkCarry    *ebpf.Program `ebpf:"walk_carry"`
 	WalkDisown   *ebpf.Program `ebpf:"walk_disown"`
@@ -491,6 +491,7 @@ func (p *DatapathPrograms) Close() error {
 		p.OnBind6,
 		p.OnConnect4,
 		p.OnConnect6,
+		p.OnDoor,
 		p.OnEgress,
 		p.OnExec,
 		p.OnExit,
@@ -501,7 +502,6 @@ func (p *DatapathPrograms) Close() error {
 		p.OnSendmsg6,
 		p.OnSetsockopt,
 		p.OnSocket,
-		p.OnTunnel,
 		p.WalkAssign,
 		p.WalkCarry,
 		p.WalkDisown,

@@ -7,8 +7,8 @@
  * TIME-WAIT), that an excluded program sends through a packet socket, or with which the kernel refuses what came by an
  * uplink (IPv6 resets). What is forwarded, and what opens a connection, passes: a listener speaks for its SYN-ACKs.
  */
-#ifndef SIDESTEP_TUNNEL_H
-#define SIDESTEP_TUNNEL_H
+#ifndef SIDESTEP_DOOR_H
+#define SIDESTEP_DOOR_H
 
 #include "guard.h"
 
@@ -29,7 +29,7 @@ static __always_inline int sender_is_outside(void)
 }
 
 SEC("tcx/egress")
-int on_tunnel(struct __sk_buff *skb)
+int on_door(struct __sk_buff *skb)
 {
 	const struct config *cfg = get_config();
 	struct bpf_sock *sk = skb->sk;
@@ -51,7 +51,7 @@ int on_tunnel(struct __sk_buff *skb)
 		goto drop;
 	return TCX_NEXT;
 drop:
-	count(STAT_GUARD_TUNNEL);
+	count(STAT_GUARD_DOOR);
 	return TCX_DROP;
 }
 
