@@ -2,6 +2,9 @@
 /*
  * The layout that the kernel part and the agent share: integers and fixed arrays only, padding spelled out.
  * bpf2go makes the Go types from it; ABI_VERSION is stored in the pinned settings map and grows with every change.
+ *
+ * In every version: config begins with abi, seed and netns_cookie, and app with exit. succeed.go takes over what an older
+ * version has pinned, as it is: whoever gives label, note or flow another meaning in the same size translates it there.
  */
 #ifndef SIDESTEP_ABI_H
 #define SIDESTEP_ABI_H
