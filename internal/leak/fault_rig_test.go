@@ -73,6 +73,15 @@ func (f *fragile) engages() bool {
 	}
 }
 
+// engaged is engages for a daemon that must.
+func (f *fragile) engaged() error {
+	f.r.t.Helper()
+	if !f.engages() {
+		return fmt.Errorf("the daemon ends: %s", f.log)
+	}
+	return nil
+}
+
 // end waits for the daemon to end.
 func (f *fragile) end() error {
 	f.r.t.Helper()

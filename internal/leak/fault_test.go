@@ -22,9 +22,7 @@ func TestAChangeThatFailsAnywhereIsDoneOrNotDone(t *testing.T) {
 	before := r.footprint()
 	f := r.fragile(0, fault.Once)
 	t.Cleanup(f.kill)
-	if !f.engages() {
-		t.Fatal(f.log)
-	}
+	r.ok(f.engaged())
 	stays, moves := r.install("stays"), r.install("moves")
 	r.exclude(stays)
 	kept, moved := r.start(stays), r.start(moves)
@@ -115,9 +113,7 @@ func TestAStartThatFailsAnywhereLeavesNothing(t *testing.T) {
 func (r *rig) callsOfAStart() int {
 	r.t.Helper()
 	f := r.fragile(0, fault.Once)
-	if !f.engages() {
-		r.t.Fatal(f.log)
-	}
+	r.ok(f.engaged())
 	n, _ := f.calls.Disarm()
 	r.ok(f.cmd.Process.Signal(unix.SIGTERM))
 	r.ok(f.end())
@@ -144,9 +140,7 @@ func TestADaemonKilledAnywhereInItsStartIsCleanedUpOrFollowed(t *testing.T) {
 		r.goes(a, inside, what)
 		if follows = !follows; follows {
 			next := r.fragile(0, fault.Once)
-			if !next.engages() {
-				t.Fatalf("%s: the next daemon ends: %s", what, next.log)
-			}
+			r.ok(next.engaged())
 			r.exclude(listed)
 			r.goes(a, outside, what+", with the next daemon")
 			r.include(listed)
@@ -166,9 +160,7 @@ func TestExcludedProgramsStayOutsideWhateverHappensToTheNextDaemon(t *testing.T)
 	r.strict()
 	before := r.footprint()
 	first := r.fragile(0, fault.Once)
-	if !first.engages() {
-		t.Fatal(first.log)
-	}
+	r.ok(first.engaged())
 	listed, other := r.install("listed"), r.install("other")
 	r.exclude(listed)
 	kin := r.kin(listed, other)
@@ -192,6 +184,91 @@ func TestExcludedProgramsStayOutsideWhateverHappensToTheNextDaemon(t *testing.T)
 	r.wantNothingLeft(before, "cleaned at last")
 }
 
+// TestAnUpgradeThatIsCutOffAnywhereLeavesNoGap has the start of a version with another layout of the kernel's maps fail, and
+// kills it, while it takes over; and lets another one follow.
+func TestAnUpgradeThatIsCutOffAnywhereLeavesNoGap(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, lab.Options{})
+	r.patient()
+	before := r.footprint()
+	listed, other := r.install("listed"), r.install("other")
+	for _, kind := range []fault.Kind{fault.Once, fault.Kill} {
+		total := r.upgradeAt(listed, other, 1<<30, kind)
+		r.steps(total, 4, func(n int) { r.upgradeAt(listed, other, n, kind) })
+	}
+	r.wantNothingLeft(before, "at the end")
+}
+
+// upgradeAt has the n-th call of an upgrade fail. It returns how many there were.
+func (r *rig) upgradeAt(listed, other string, n int, kind fault.Kind) int {
+	r.t.Helper()
+	elder := r.daemonOf(buildElder)
+	if !slices.Contains(r.policy(), listed) {
+		r.exclude(listed)
+	}
+	kin := r.kin(listed, other)
+	elder.kill()
+	f := r.fragile(n, kind)
+	engaged := f.engages()
+	count, fired := f.calls.Disarm()
+	f.kill()
+	what := fmt.Sprintf("%v: call %d (%s), engaged: %t", kind, n, fired, engaged)
+	for name, a := range kin {
+		r.goes(a, outside, name+", "+what)
+	}
+	r.ends(r.start(listed), outside, "started, "+what)
+	next := r.daemon()
+	for name, a := range kin {
+		r.goes(a, outside, name+" with the next daemon, "+what)
+	}
+	r.include(listed)
+	for name, a := range kin {
+		r.ends(a, inside, name+" included, "+what)
+	}
+	next.stop()
+	return count
+}
+
+// TestADaemonKilledAnywhereInAChangeIsFollowed kills it at one call after the other: the next one enforces the old policy or the
+// new one, whole.
+func TestADaemonKilledAnywhereInAChangeIsFollowed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, lab.Options{})
+	r.patient()
+	before := r.footprint()
+	stays, moves := r.install("stays"), r.install("moves")
+	f := r.fragile(0, fault.Once)
+	r.ok(f.engaged())
+	r.exclude(stays)
+	kept, moved := r.start(stays), r.start(moves)
+	for i := range r.changes(stays, moves) {
+		total := r.changeAt(f, r.changes(stays, moves)[i], 1<<30, fault.Once, kept, moved)
+		r.steps(total, 3, func(n int) {
+			c := r.changes(stays, moves)[i]
+			r.ok(c.prepare())
+			old := r.policy()
+			f.calls.Arm(n, fault.Kill)
+			_ = c.do()
+			f.kill()
+			_, fired := f.calls.Disarm()
+			what := fmt.Sprintf("%s, killed at call %d (%s)", c.name, n, fired)
+			r.goes(kept, outside, "an app that stays, "+what)
+			r.onOneSide(moved, "an app that moves, "+what)
+			f = r.fragile(0, fault.Once)
+			r.ok(f.engaged())
+			now := r.policy()
+			if !slices.Equal(now, old) && !slices.Equal(now, c.policy) {
+				t.Errorf("%s: the policy is %q, neither the old one nor the new one", what, now)
+			}
+			r.goes(kept, outside, "an app that stays, with the next daemon, "+what)
+			r.goes(moved, side(slices.Contains(now, moves)), "an app that moves, with the next daemon, "+what)
+		})
+	}
+	f.kill()
+	r.clean()
+	r.wantNothingLeft(before, "cleaned at last")
+}
+
 // TestAStopThatFailsAnywhereIsDoneOrCleanDoesIt has one call after the other fail while everything is taken back, and kills
 // the daemon there.
 func TestAStopThatFailsAnywhereIsDoneOrCleanDoesIt(t *testing.T) {
@@ -211,9 +288,7 @@ func TestAStopThatFailsAnywhereIsDoneOrCleanDoesIt(t *testing.T) {
 func (r *rig) stopAt(listed string, before []string, n int, kind fault.Kind) int {
 	r.t.Helper()
 	f := r.fragile(0, fault.Once)
-	if !f.engages() {
-		r.t.Fatal(f.log)
-	}
+	r.ok(f.engaged())
 	if !slices.Contains(r.policy(), listed) {
 		r.exclude(listed)
 	}
