@@ -28,6 +28,9 @@ func compile(ctx context.Context, root, dir, arch string) (*build, error) {
 		err = run("build", "-trimpath", "-o", at(path.Base(guestEngine)), "./cmd/sidestep")
 	}
 	if err == nil {
+		err = run("build", "-trimpath", "-tags", "elder", "-o", at(path.Base(guestElder)), "./cmd/sidestep")
+	}
+	if err == nil {
 		err = run("test", "-c", "-ldflags=-s -w", "-tags", "deaf", "-o", at(path.Base(guestDeaf)), "./internal/datapath")
 	}
 	for _, s := range suites {
@@ -56,7 +59,7 @@ func (b *build) initramfs(name string, t tree, k kernel, steps []step) error {
 		Steps: steps,
 		Env: []string{
 			"PATH=/bin", "HOME=/tmp", "TMPDIR=/tmp", "CI=true",
-			"SIDESTEP_TEST_BINARY=" + guestEngine, "SIDESTEP_TEST_DEAF=" + guestDeaf,
+			"SIDESTEP_TEST_BINARY=" + guestEngine, "SIDESTEP_TEST_ELDER=" + guestElder, "SIDESTEP_TEST_DEAF=" + guestDeaf,
 		},
 	}
 	for _, m := range mods {
@@ -107,7 +110,7 @@ const commands = "sh cat env sleep readlink ip true false echo ls mount umount p
 func (b *build) programs(fs *initramfs, t tests) error {
 	names := []string{path.Base(guestEngine)}
 	if t != refuse {
-		names = append(names, path.Base(guestDeaf))
+		names = append(names, path.Base(guestElder), path.Base(guestDeaf))
 	}
 	for _, s := range suites {
 		if t == all || t == core && s.core != "" {

@@ -30,6 +30,7 @@ const (
 	guestModules = "/modules"
 	guestPlan    = "/plan.json"
 	guestEngine  = guestBin + "/sidestep"
+	guestElder   = guestBin + "/elder"
 	guestDeaf    = guestBin + "/deaf.test"
 )
 
