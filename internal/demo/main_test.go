@@ -108,7 +108,7 @@ func spoil(step string, machine *lab.Namespace) error {
 		return detach("socket", "bind", "connect", "sendmsg")
 	case "rules before go on without a daemon":
 		// The guard would stop what the rules no longer lead outside.
-		return errors.Join(detach("egress", "tunnel-"), machine.Do(deleteRules))
+		return errors.Join(detach("egress", "door-"), machine.Do(deleteRules))
 	}
 	return nil
 }
