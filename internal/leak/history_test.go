@@ -43,6 +43,9 @@ func TestHistoryIsWhatTheRulesSay(t *testing.T) {
 		return
 	}
 	t.Errorf("%s\n%v\nplay it again with -seed=%d -steps=%d, and -shrink for less of it", h.story(), err, seed, h.played)
+	if h.d != nil {
+		t.Logf("the daemon says: %+v", h.status())
+	}
 	if *shrinkFlag {
 		t.Log(shrink(t, seed, steps[:h.played]))
 	}
