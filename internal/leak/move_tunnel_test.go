@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"sidestep/api"
 	"sidestep/internal/lab"
 )
 
@@ -73,6 +74,12 @@ func TestDaemonThatSleepsThroughChangesCatchesUp(t *testing.T) {
 				j.wifiDown()
 				j.ethernetUp()
 			})
+		}},
+		// docs/limits.md: tunnels that come back while nobody looks push sidestep's rules to the front, until one is missed.
+		{name: "tunnel missed and back", from: ethernet, exposed: true, do: func(j *journey) {
+			j.ok(j.world.TunnelDown())
+			j.wait("the tunnel to be missed", func() bool { return j.status().State == api.Ready })
+			j.ok(j.world.TunnelUp(j.ctx))
 		}},
 		{name: "woken where it fell asleep", from: ethernet, do: func(j *journey) {
 			j.asleep(func() {
