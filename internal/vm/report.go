@@ -31,7 +31,7 @@ type result struct {
 }
 
 var (
-	testLine = regexp.MustCompile(`--- (PASS|FAIL|SKIP): (Test[^ /]*) \(`)
+	testLine = regexp.MustCompile(`--- (PASS|FAIL|SKIP): (Test[^ /]*)[^ ]* \(`)
 	// What kernels print when something is wrong with them.
 	kernelLine = regexp.MustCompile(`^\[ *[0-9.]+\].*(BUG|WARNING:|Oops|Call Trace|general protection|lockdep|stall)`)
 )
@@ -74,7 +74,13 @@ func (r *result) line(line string) {
 		r.lacks = append(r.lacks, what)
 	}
 	m := testLine.FindStringSubmatch(line)
-	if m == nil || strings.HasPrefix(line, " ") {
+	if m == nil {
+		return
+	}
+	if strings.HasPrefix(line, " ") { // a part of a test
+		if m[1] == "SKIP" && len(r.lacks) > 0 {
+			r.lacks = r.lacks[1:]
+		}
 		return
 	}
 	name := r.step + " " + m[2]

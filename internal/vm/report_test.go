@@ -17,6 +17,7 @@ const console = "\x1bcSeaBIOS\r\n" +
 	"@@ has . TestOne\r\n@@ has . TestTwo\r\n@@ has . TestThree\r\n@@ has . TestFour\r\n" +
 	"@@ step .\r\n" +
 	"--- PASS: TestOne (0.10s)\r\n    --- FAIL: TestOne/sub (0.10s)\r\n" +
+	"    a_test.go:9: this kernel has no UDP-Lite\r\n    --- SKIP: TestOne/lite (0.10s)\r\n" +
 	"[   12.5] WARNING: CPU: 1 PID: 77 at kernel/bpf/verifier.c:1\r\n" +
 	"--- FAIL: TestTwo (0.10s)\r\n    a_test.go:9: this kernel has no tcx\r\n--- SKIP: TestThree (0.00s)\r\n=== CONT  TestSix\r\n    a_test.go:9: no time\r\n--- SKIP: TestFive (0.00s)\r\n" +
 	"@@ end . 3.0 exit status 1\r\n"
