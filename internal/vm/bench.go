@@ -100,7 +100,7 @@ func (b *bench) boot(ctx context.Context, k kernel, t tree, initrd string) (*res
 	fmt.Fprintf(os.Stderr, "%s: Linux %s, %s, log in %s\n", k.Name, t.Version(), k.Tests, log.Name())
 	ctx, cancel := context.WithTimeout(ctx, b.limit)
 	defer cancel()
-	r := &result{kernel: k}
+	r := &result{kernel: k, part: strings.ReplaceAll(strings.TrimSpace(b.only+" "+b.run), "|", ", ")}
 	start := time.Now()
 	err = boot(ctx, k, t, initrd, b.kvm, func(console io.Reader) error { return r.read(console, log, os.Stderr) })
 	r.took = time.Since(start)

@@ -28,7 +28,7 @@ func boot(ctx context.Context, k kernel, t tree, initrd string, kvm bool, fn fun
 	if kvm {
 		accel = "kvm"
 	}
-	words := strings.Join([]string{"console=" + m.console, "panic=-1 quiet net.ifnames=0 mitigations=off", k.Append}, " ")
+	words := strings.Join([]string{"console=" + m.console, "panic=-1 loglevel=5 net.ifnames=0 mitigations=off", k.Append}, " ")
 	args := append([]string{
 		"-accel", accel, "-m", "4096", "-smp", "2", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio",
 		"-kernel", t.image, "-initrd", initrd, "-append", words,

@@ -13,6 +13,7 @@ import (
 // A result is what came of one kernel.
 type result struct {
 	kernel  kernel
+	part    string // of its tests, if the command line chose one
 	version string
 	passed  int
 	failed  []string
@@ -170,8 +171,6 @@ func (r *result) verdict() string {
 		return "fails"
 	case r.kernel.Tests == refuse:
 		return "refused"
-	case r.kernel.Tests == core:
-		return "passes (core)"
 	}
 	return "passes"
 }

@@ -94,6 +94,10 @@ func (k kernel) label() string {
 }
 
 func (r *result) row(day time.Time) string {
-	return fmt.Sprintf("| %s | %s | %s | %s | %s | %d | %d | %d | %s |\n", r.kernel.label(), r.version, r.kernel.Arch, r.kernel.Tests,
+	tried := string(r.kernel.Tests)
+	if r.part != "" {
+		tried += ", of it " + r.part
+	}
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | %d | %d | %d | %s |\n", r.kernel.label(), r.version, r.kernel.Arch, tried,
 		r.verdict(), r.passed, len(r.failed), len(r.skipped), day.Format(time.DateOnly))
 }
