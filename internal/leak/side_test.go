@@ -31,9 +31,13 @@ func (r *rig) wire(s side) *lab.Wire {
 	return r.world.Wires().Tunnel
 }
 
-// short is for what has either happened or will not.
+// short is for what has either happened or will not. Where loops are cut short, what happens takes longer.
 func (r *rig) short() context.Context {
-	ctx, cancel := context.WithTimeout(r.ctx, 3*time.Second)
+	limit := 3 * time.Second
+	if *loops < 1 {
+		limit *= 10
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, limit)
 	r.t.Cleanup(cancel)
 	return ctx
 }
