@@ -54,6 +54,7 @@ type Datapath struct {
 	netns     *os.File
 	adopted   bool                 // the pinned maps are ours
 	older     map[string]*ebpf.Map // the pinned maps of another layout, until we have taken over
+	succeeded bool                 // there were such maps
 	published bool                 // what we attach is pinned
 	asksNetns bool
 	objs      bpf.DatapathObjects
@@ -144,7 +145,7 @@ func (d *Datapath) meet(spec *ebpf.CollectionSpec, cookie uint64) error {
 	}
 	how, err := compare(spec, pinned, cookie)
 	if err == nil && how == succeeds {
-		d.older = pinned
+		d.older, d.succeeded = pinned, true
 		return nil
 	}
 	closeMaps(pinned)
@@ -231,7 +232,7 @@ func (d *Datapath) attach(cookie uint64) error {
 }
 
 // Adopted reports whether Open found a pinned datapath in force.
-func (d *Datapath) Adopted() bool { return d.adopted || d.older != nil }
+func (d *Datapath) Adopted() bool { return d.adopted || d.succeeded }
 
 // Seed is the key under which names and paths are hashed; identity.NewHasher takes it.
 func (d *Datapath) Seed() [16]byte {
