@@ -20,6 +20,7 @@ import (
 	"math/bits"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -296,6 +297,7 @@ func cleanDir(dir string) (removed []string, err error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("read pins: %w", err))
 		}
+		slices.SortFunc(entries, func(a, b fs.DirEntry) int { return removalOrder(a.Name(), b.Name()) })
 		for _, e := range entries {
 			paths = append(paths, filepath.Join(dir, sub, e.Name()))
 		}

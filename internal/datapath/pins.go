@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -177,12 +178,38 @@ func (d *Datapath) pinIn(aside string) error {
 			return fmt.Errorf("pin map %s: %w", name, err)
 		}
 	}
-	for name, l := range d.links {
-		if err := l.Pin(filepath.Join(aside, linksDir, name)); err != nil {
+	for _, name := range slices.SortedFunc(maps.Keys(d.links), byOrder) {
+		if err := d.links[name].Pin(filepath.Join(aside, linksDir, name)); err != nil {
 			return fmt.Errorf("pin link %s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// linkOrder is the order in which links are pinned, and in which they go it is the other way round. Whoever is killed in
+// between leaves some: those that call a socket wrong which they do not know must not be without those that make it known,
+// and what marks must not be without the guard. Doors come and go last.
+var linkOrder = []string{
+	"exit", "newtask", "fork", "exec", "egress", "ingress", "socket",
+	"bind4", "bind6", "connect4", "connect6", "sendmsg4", "sendmsg6", "setsockopt",
+}
+
+func byOrder(a, b string) int {
+	rank := func(name string) int {
+		if i := slices.Index(linkOrder, name); i >= 0 {
+			return i
+		}
+		return len(linkOrder)
+	}
+	return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a, b))
+}
+
+// removalOrder lists names of links as they are to go.
+func removalOrder(a, b string) int {
+	if known := slices.Contains(linkOrder, a); known != slices.Contains(linkOrder, b) {
+		return map[bool]int{true: -1, false: 1}[known]
+	}
+	return byOrder(b, a)
 }
 
 // replacePins puts our links in the place of the pinned ones, one rename each. Until a rename the old program decides,

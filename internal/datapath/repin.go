@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // A pinnable is a map or a link.
@@ -22,24 +24,20 @@ func (d *Datapath) Repin() (missing int, err error) {
 	if !d.published {
 		return 0, nil
 	}
-	all := map[string]pinnable{}
-	for name, m := range d.pinnedMaps() {
-		all[filepath.Join(d.opts.Pins, mapsDir, name)] = m
-	}
-	for name, l := range d.links {
-		all[filepath.Join(d.opts.Pins, linksDir, name)] = l
-	}
 	var errs []error
-	for path, p := range all {
+	look := func(path string, p pinnable) {
 		_, err := os.Lstat(path)
-		if err == nil {
-			continue
-		}
 		if errors.Is(err, fs.ErrNotExist) {
 			missing++
 			err = pinAgain(path, p)
 		}
 		errs = append(errs, err)
+	}
+	for name, m := range d.pinnedMaps() {
+		look(filepath.Join(d.opts.Pins, mapsDir, name), m)
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(d.links), byOrder) {
+		look(filepath.Join(d.opts.Pins, linksDir, name), d.links[name])
 	}
 	return missing, errors.Join(errs...)
 }
