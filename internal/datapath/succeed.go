@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -97,28 +98,30 @@ func (d *Datapath) replaceOlder() error {
 	d.published = true
 	closeMaps(d.older)
 	d.older = nil
-	err := detachAll(filepath.Join(aside, linksDir))
+	err := detachAll(aside)
 	_, left := cleanDir(aside)
 	return errors.Join(err, left)
 }
 
-// detachAll detaches what is pinned in a directory, and returns when that is done. Without it, programs go on for a moment
-// after their pins are gone, and these have not heard of what changes next. Tracepoints can't be detached so; they write to
-// maps that nobody reads any more.
+// detachAll ends links now. To remove a pin ends its link too, but the kernel takes its time: the old hooks would still decide
+// when a change that we make next is said to be in force. Links to tracepoints can't be detached; they decide nothing.
 func detachAll(dir string) error {
-	entries, err := os.ReadDir(dir)
+	entries, err := os.ReadDir(filepath.Join(dir, linksDir))
 	if err != nil {
-		return fmt.Errorf("list pinned links: %w", err)
+		return fmt.Errorf("list the links of the older version: %w", err)
 	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return removalOrder(a.Name(), b.Name()) })
 	var errs []error
 	for _, e := range entries {
-		l, err := link.LoadPinnedLink(filepath.Join(dir, e.Name()), nil)
+		l, err := link.LoadPinnedLink(filepath.Join(dir, linksDir, e.Name()), nil)
 		if err == nil {
-			err = l.Detach()
-			errs = append(errs, l.Close())
+			if err = l.Detach(); errors.Is(err, ebpf.ErrNotSupported) {
+				err = nil
+			}
+			l.Close()
 		}
-		if err != nil && !errors.Is(err, link.ErrNotSupported) {
-			errs = append(errs, fmt.Errorf("detach link %s: %w", e.Name(), err))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("detach link %s of the older version: %w", e.Name(), err))
 		}
 	}
 	return errors.Join(errs...)
