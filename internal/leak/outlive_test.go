@@ -58,6 +58,7 @@ func TestNothingOfAFloodIsOnTheWrongSideOfAnUpgrade(t *testing.T) {
 		listed.end()
 		later.stop()
 	})
+	r.patient() // the spells' time is over
 	r.wantNothingLeft(before, "at the end")
 }
 
