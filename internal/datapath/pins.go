@@ -27,7 +27,7 @@ const (
 func (d *Datapath) pinnedMaps() map[string]*ebpf.Map {
 	m := &d.objs.DatapathMaps
 	return map[string]*ebpf.Map{
-		"settings": m.Settings, "apps": m.Apps, "names": m.Names, "rules": m.Rules, "labels": m.Labels,
+		"settings": m.Settings, "apps": m.Apps, "names": m.Names, "rules": m.Rules, "labels": m.Labels, "labelled": m.Labelled,
 		"links": m.Links, "addresses": m.Addresses, "places": m.Places, "cut": m.Cut, "refused": m.Refused, "overflow": m.Overflow,
 		"notes": m.Notes, "stats": m.Stats, "events": m.Events,
 	}

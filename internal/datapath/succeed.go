@@ -39,6 +39,9 @@ func (d *Datapath) succeed(cookie uint64) error {
 	if err := d.found(cookie); err != nil {
 		return err
 	}
+	if err := d.expectLabels(); err != nil {
+		return err
+	}
 	ours := d.pinnedMaps()
 	for _, name := range mapped {
 		if old := d.older[name]; old != nil && old.KeySize() == ours[name].KeySize() && old.ValueSize() == ours[name].ValueSize() {
@@ -59,6 +62,17 @@ func (d *Datapath) succeed(cookie uint64) error {
 		return fmt.Errorf("carry over what is in force: %w", err)
 	}
 	return d.reserve(d.rules)
+}
+
+// expectLabels sets every bit of labelled: anybody may have a label that is yet to be carried over. Setting them one by one
+// would race with the programs. Exits clear them.
+func (d *Datapath) expectLabels() error {
+	for i := range d.objs.Labelled.MaxEntries() {
+		if err := d.objs.Labelled.Put(i, ^uint64(0)); err != nil {
+			return fmt.Errorf("expect labels: %w", err)
+		}
+	}
+	return nil
 }
 
 // takeOver makes our hooks know what the old ones know: processes first, so that the sockets they make from then on are known,

@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 
 /* How many apps a label remembers, nearest first; what does not fit is forgotten and counted. */
 #define APPS_MAX 8

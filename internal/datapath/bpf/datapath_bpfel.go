@@ -236,6 +236,7 @@ const (
 	DatapathMapCut           = "cut"
 	DatapathMapEvents        = "events"
 	DatapathMapInner         = "inner"
+	DatapathMapLabelled      = "labelled"
 	DatapathMapLabels        = "labels"
 	DatapathMapLinks         = "links"
 	DatapathMapMptcp         = "mptcp"
@@ -356,6 +357,7 @@ type DatapathMapSpecs struct {
 	Cut       *ebpf.MapSpec `ebpf:"cut"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
 	Inner     *ebpf.MapSpec `ebpf:"inner"`
+	Labelled  *ebpf.MapSpec `ebpf:"labelled"`
 	Labels    *ebpf.MapSpec `ebpf:"labels"`
 	Links     *ebpf.MapSpec `ebpf:"links"`
 	Mptcp     *ebpf.MapSpec `ebpf:"mptcp"`
@@ -404,6 +406,7 @@ type DatapathMaps struct {
 	Cut       *ebpf.Map `ebpf:"cut"`
 	Events    *ebpf.Map `ebpf:"events"`
 	Inner     *ebpf.Map `ebpf:"inner"`
+	Labelled  *ebpf.Map `ebpf:"labelled"`
 	Labels    *ebpf.Map `ebpf:"labels"`
 	Links     *ebpf.Map `ebpf:"links"`
 	Mptcp     *ebpf.Map `ebpf:"mptcp"`
@@ -427,6 +430,7 @@ func (m *DatapathMaps) Close() error {
 		m.Cut,
 		m.Events,
 		m.Inner,
+		m.Labelled,
 		m.Labels,
 		m.Links,
 		m.Mptcp,

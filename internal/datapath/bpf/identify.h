@@ -120,17 +120,16 @@ __noinline __u32 rule_of(const struct config *cfg, __u64 dentry, __u32 kind)
 	return rule_above(&c, kind);
 }
 
-_Static_assert(KIND_FILE == NAME_FILE && KIND_DIR == NAME_DIR, "a kind of rule is the bit of its names");
-
 struct rise {
 	const struct config *cfg;
 	__u64 d;
 	struct list *found;
-	__u32 kind; /* of the rules that d may be in: what is above it is a directory */
+	__u32 kind; /* of rule that d may be in: KIND_FILE where one has its name, 0 where none has, above that KIND_DIR */
 };
 
 static long rise_step(__u32 i, struct rise *c)
 {
+	__u32 kind = c->kind;
 	struct look l;
 	__u64 d = c->d;
 
@@ -139,8 +138,10 @@ static long rise_step(__u32 i, struct rise *c)
 		return 1;
 	}
 	/* The root, too, is a directory that can be listed: where a file system is mounted. Its name is "/". */
-	if (name_kinds(c->cfg, (__u64)l.name.name, name_len(&l)) & c->kind)
-		list_add(c->found, rule_of(c->cfg, d, c->kind));
+	if (kind == KIND_DIR && !(name_kinds(c->cfg, (__u64)l.name.name, name_len(&l)) & NAME_DIR))
+		kind = 0;
+	if (kind)
+		list_add(c->found, rule_of(c->cfg, d, kind));
 	c->d = l.parent;
 	c->kind = KIND_DIR;
 	return l.parent == d;
@@ -154,10 +155,10 @@ static __always_inline void dirs_from(const struct config *cfg, __u64 dentry, st
 	bpf_loop(DEPTH_MAX, rise_step, &c, 0);
 }
 
-/* identify adds the apps that name the executable with this dentry, or a directory above it. */
-__noinline int identify(const struct config *cfg, __u64 dentry, struct list *found)
+/* identify_path adds the apps that name a file with this dentry, if some rule has its name, or a directory above it. */
+__noinline int identify_path(const struct config *cfg, __u64 dentry, __u32 named, struct list *found)
 {
-	struct rise c = { .cfg = cfg, .d = dentry, .found = found, .kind = KIND_FILE };
+	struct rise c = { .cfg = cfg, .d = dentry, .found = found, .kind = named ? KIND_FILE : 0 };
 
 	if (!cfg || !found)
 		return 0;
@@ -165,15 +166,35 @@ __noinline int identify(const struct config *cfg, __u64 dentry, struct list *fou
 	return 0;
 }
 
-/* dentry_of is where the executable of a process is, or 0 if it has none. What it needs is on its own stack. */
-static __noinline __u64 dentry_of(struct mm_struct *mm)
+/* dentry_kinds is name_kinds of a dentry's name. */
+static __noinline __u32 dentry_kinds(const struct config *cfg, struct dentry *d)
 {
-	struct file *exe = mm->exe_file;
+	struct qstr name;
+
+	if (bpf_core_read(&name, sizeof(name), &d->d_name)) {
+		count(STAT_HELPER_FAILED);
+		return 0;
+	}
+	return name_kinds(cfg, (__u64)name.name, name.hash_len >> 32);
+}
+
+/* dentry_number is where a file is, as a number. */
+static __noinline __u64 dentry_number(struct file *file)
+{
 	__u64 d = 0;
 
-	if (exe && bpf_core_read(&d, sizeof(d), &exe->f_path.dentry))
-		count(STAT_HELPER_FAILED);
+	if (bpf_core_read(&d, sizeof(d), &file->f_path.dentry))
+		count(STAT_HELPER_FAILED); /* and what is read there fails, too */
 	return d;
+}
+
+/* identify adds the apps that name the executable, or a directory above it. */
+static __always_inline void identify(const struct config *cfg, struct file *exe, struct list *found)
+{
+	__u32 named = dentry_kinds(cfg, exe->f_path.dentry) & NAME_FILE;
+
+	if (named || cfg->dir_rules)
+		identify_path(cfg, dentry_number(exe), named, found);
 }
 
 #endif

@@ -13,10 +13,49 @@
 
 #define ANCESTORS_MAX 1024
 
+static __always_inline __u64 *labelled_word(__u32 tgid)
+{
+	__u32 i = tgid / 64;
+
+	return bpf_map_lookup_elem(&labelled, &i);
+}
+
+/* is_labelled_number reports whether there may be a label under a process number. */
+static __always_inline int is_labelled_number(__u32 tgid)
+{
+	__u64 *word = labelled_word(tgid);
+
+	return word && *word >> (tgid & 63) & 1;
+}
+
+/* mark_labelled comes before a label: who sees the bit missing is as early as who does not find the label yet. */
+static __noinline int mark_labelled(__u32 tgid)
+{
+	__u64 *word = labelled_word(tgid);
+
+	if (word)
+		__sync_fetch_and_or(word, 1ULL << (tgid & 63));
+	return 0;
+}
+
+/* forget_label is for a process that has ended. Its number is not free yet. */
+static __noinline int forget_label(__u32 tgid)
+{
+	__u64 *word = labelled_word(tgid);
+
+	bpf_map_delete_elem(&labels, &tgid); /* another thread's exit may have been first */
+	if (word)
+		__sync_fetch_and_and(word, ~(1ULL << (tgid & 63)));
+	return 0;
+}
+
 static __always_inline struct label *label_of_process(__u32 tgid, __u64 start)
 {
-	struct label *l = bpf_map_lookup_elem(&labels, &tgid);
+	struct label *l;
 
+	if (!is_labelled_number(tgid))
+		return NULL;
+	l = bpf_map_lookup_elem(&labels, &tgid);
 	return l && l->start == start ? l : NULL;
 }
 
@@ -36,6 +75,10 @@ static __noinline int read_label(__u32 tgid, __u64 start, struct label *copy)
 	__u32 zero = 0;
 	__u32 *full;
 
+	if (!is_labelled_number(tgid)) {
+		*copy = none;
+		return FOUND_NONE;
+	}
 	for (int i = 0; i < 4; i++) {
 		struct label *l = bpf_map_lookup_elem(&labels, &tgid);
 
@@ -128,6 +171,7 @@ static __noinline int refuse_process(__u32 tgid, const struct label *l)
 /* store keeps a label, or has the process refused. */
 static __noinline int store(__u32 tgid, const struct label *l)
 {
+	mark_labelled(tgid);
 	if (!bpf_map_update_elem(&labels, &tgid, l, BPF_ANY))
 		return 0;
 	refuse_process(tgid, l);
@@ -152,7 +196,7 @@ static long inherit(__u32 i, struct judge *j)
 	__u32 tgid = t->tgid;
 	struct stranger *u;
 	struct label *l;
-	__u64 exe;
+	struct file *exe;
 
 	if (tgid <= 1)
 		return 1; /* init's children are on their own; the swapper has none */
@@ -168,7 +212,7 @@ static long inherit(__u32 i, struct judge *j)
 		return 1;
 	if (l)
 		list_add(&j->found, l->given);
-	exe = dentry_of(t->mm);
+	exe = t->mm->exe_file;
 	if (exe)
 		identify(j->cfg, exe, &j->found);
 	if (l && l->since <= j->born) /* of an image before an exec that was missed */
@@ -185,14 +229,14 @@ static long inherit_fresh(__u32 i, struct judge *j)
 	__u32 tgid = t->tgid;
 	struct list own = {};
 	struct label *l;
-	__u64 exe;
+	struct file *exe;
 
 	if (tgid <= 1)
 		return 1;
 	l = label_of_process(tgid, t->group_leader->start_boottime);
 	if (l)
 		list_add(&own, l->given);
-	exe = dentry_of(t->mm);
+	exe = t->mm->exe_file;
 	if (exe)
 		identify(j->cfg, exe, &own);
 	list_add_fresh(&j->found, &own, j->had);
@@ -207,7 +251,7 @@ static __always_inline void judge(const struct config *cfg, struct task_struct *
 				  struct label *l)
 {
 	struct judge j = { .cfg = cfg, .task = t, .had = &l->apps };
-	__u64 exe = dentry_of(t->mm);
+	struct file *exe = t->mm->exe_file;
 
 	if (l->exec_id != t->self_exec_id || !bpf_map_lookup_elem(&apps, &l->given))
 		l->given = 0;

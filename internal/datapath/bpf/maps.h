@@ -74,6 +74,21 @@ struct {
 	__type(value, struct label);
 } labels SEC(".maps");
 
+/* labelled: a bit for each process number, set before a label is stored under it. Nearly every process has none, and to look
+ * for it in `labels` means to wait for memory that nobody has touched; this is small enough to be near.
+ *
+ * Writer: whoever stores a label; exit clears it. Reader: whoever reads one. Never full: Linux has no greater numbers.
+ * Pinned.
+ */
+#define TGIDS (1 << 22) /* PID_MAX_LIMIT in include/linux/threads.h */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TGIDS / 64);
+	__type(key, __u32); /* tgid / 64 */
+	__type(value, __u64);
+} labelled SEC(".maps");
+
 /* unlisted: processes that the socket hook found to belong to no app, so that it need not look again.
  *
  * Writer and reader: the socket hook. Full: the least recently used goes, and is judged again at its next socket.

@@ -45,7 +45,7 @@ int BPF_PROG(on_exec, struct task_struct *t, int old_pid, struct linux_binprm *b
 	__u32 tgid = t->tgid;
 	struct list found = {};
 	struct label l = {};
-	__u64 exe;
+	struct file *exe;
 	int had, inherits;
 
 	LISTEN();
@@ -53,7 +53,7 @@ int BPF_PROG(on_exec, struct task_struct *t, int old_pid, struct linux_binprm *b
 		return 0;
 	had = read_label(tgid, start, &l);
 	l.given = script_app(cfg, t, bprm, &found);
-	exe = dentry_of(t->mm);
+	exe = t->mm->exe_file;
 	if (exe)
 		identify(cfg, exe, &found);
 	l.own = list_len(&found);
@@ -80,34 +80,35 @@ int BPF_PROG(on_exec, struct task_struct *t, int old_pid, struct linux_binprm *b
 /* born_of_nobody settles that a process made by CLONE_PARENT owes its parent nothing: it is what its creator is. Without
  * this label, which may fail for want of room, the socket hook would ask the parent.
  */
-static __always_inline void born_of_nobody(struct task_struct *creator, struct task_struct *child)
+static __always_inline int born_of_nobody(struct task_struct *creator, struct task_struct *child)
 {
 	__u32 tgid = child->tgid;
 	struct label l = { .start = child->start_boottime, .exec_id = child->self_exec_id };
 
 	if (child->real_parent->tgid == creator->tgid)
-		return;
+		return 0; /* nearly every birth ends here */
+	if (label_of_process(tgid, l.start))
+		return 0; /* done by the other tracepoint */
 	if (!label_of_process(child->real_parent->tgid, child->real_parent->group_leader->start_boottime))
-		return;
+		return 0;
+	mark_labelled(tgid);
 	if (bpf_map_update_elem(&labels, &tgid, &l, BPF_ANY))
 		count(STAT_HELPER_FAILED);
+	return 0;
 }
 
 /* born gives a new process what its creator is. current is the creator; the child has not run yet. */
 static __always_inline int born(struct task_struct *child)
 {
 	struct task_struct *creator = bpf_get_current_task_btf();
-	__u64 creator_start = creator->group_leader->start_boottime;
 	__u64 start = child->start_boottime;
 	__u32 tgid = child->tgid;
 	struct label l;
 
+	if (!read_label(creator->tgid, creator->group_leader->start_boottime, &l) || !l.apps.apps[0])
+		return born_of_nobody(creator, child);
 	if (label_of_process(tgid, start))
 		return 0; /* done by the other tracepoint */
-	if (!read_label(creator->tgid, creator_start, &l) || !l.apps.apps[0]) {
-		born_of_nobody(creator, child);
-		return 0;
-	}
 	l.start = start;
 	l.since = 0;
 	if (store(tgid, &l))
@@ -146,7 +147,7 @@ int BPF_PROG(on_exit, struct task_struct *t)
 	if (!l)
 		return 0;
 	emit_label(EVENT_EXIT, t, l);
-	bpf_map_delete_elem(&labels, &tgid); /* another thread's exit may have been first */
+	forget_label(tgid);
 	return 0;
 }
 
