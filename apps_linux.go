@@ -11,6 +11,7 @@ import (
 	"sidestep/api"
 	"sidestep/internal/datapath"
 	"sidestep/internal/identity"
+	"sidestep/internal/mountinfo"
 	"sidestep/policy"
 )
 
@@ -35,13 +36,14 @@ func (e *Engine) loadPolicy() error {
 	if err := readState(e.opts.State, policyFile, &saved); err != nil {
 		return err
 	}
+	configured := e.opts.Exclude.Positions()
 	for _, s := range saved.Apps {
 		parsed, err := policy.ParsePath(s.Path)
 		if err != nil {
 			return damaged(e.file(policyFile), err)
 		}
 		s.App = parsed
-		if s.Configured && !e.opts.Exclude.Has(s.Path) {
+		if _, still := configured[s.Path]; s.Configured && !still {
 			continue
 		}
 		e.apps = append(e.apps, app{savedApp: s})
@@ -51,30 +53,45 @@ func (e *Engine) loadPolicy() error {
 }
 
 func withConfigured(apps []app, p policy.Policy) []app {
+	at := positions(apps)
 	for _, a := range p.Apps {
-		if index(apps, a.Path) < 0 {
+		if _, there := at[a.Path]; !there {
 			apps = append(apps, app{savedApp: savedApp{App: a, Configured: true}})
 		}
 	}
 	return apps
 }
 
-func index(apps []app, path string) int {
-	return slices.IndexFunc(apps, func(a app) bool { return a.Path == path })
+// positions returns where in apps each path is.
+func positions(apps []app) map[string]int {
+	at := make(map[string]int, len(apps))
+	for i, a := range apps {
+		at[a.Path] = i
+	}
+	return at
 }
 
 // enforce puts the loaded policy in force for the first time. An app whose path can't be resolved is no reason not to
 // enforce the others: it is complained of, and tried again when what is on the way changes.
 func (e *Engine) enforce(ctx context.Context) error {
-	apps := slices.Clone(e.apps)
-	for i := range apps {
-		apps[i].resolve()
-	}
-	return e.set(ctx, apps)
+	return e.set(ctx, resolved(e.apps))
 }
 
-func (a *app) resolve() {
-	target, err := identity.Resolve(a.App)
+// resolved returns apps with what their paths lead to now.
+func resolved(apps []app) []app {
+	mounts, err := mountinfo.Read()
+	apps = slices.Clone(apps)
+	for i := range apps {
+		apps[i].resolve(mounts, err)
+	}
+	return apps
+}
+
+func (a *app) resolve(mounts mountinfo.Table, err error) {
+	target := identity.Target{Path: a.Path}
+	if err == nil {
+		target, err = identity.ResolveIn(mounts, a.App)
+	}
 	a.err = err
 	if err == nil || a.target.Path == "" {
 		a.target = target
@@ -192,10 +209,7 @@ func (e *Engine) compile(apps []app) []datapath.App {
 
 // resolveAgain follows links, mounts and files that have changed.
 func (e *Engine) resolveAgain(ctx context.Context) error {
-	apps := slices.Clone(e.apps)
-	for i := range apps {
-		apps[i].resolve()
-	}
+	apps := resolved(e.apps)
 	if reflect.DeepEqual(apps, e.apps) {
 		return nil
 	}
@@ -221,12 +235,14 @@ func (e *Engine) Exclude(ctx context.Context, paths []string) (api.Changes, erro
 	var changes api.Changes
 	err = e.do(ctx, func() error {
 		apps := slices.Clone(e.apps)
+		at := positions(apps)
+		mounts, mountsErr := mountinfo.Read()
 		var added []string
 		for _, a := range wanted.Apps {
-			if index(apps, a.Path) >= 0 {
+			if _, there := at[a.Path]; there {
 				continue
 			}
-			n, err := admit(a)
+			n, err := admit(a, mounts, mountsErr)
 			if err != nil {
 				return err
 			}
@@ -246,19 +262,22 @@ func (e *Engine) Include(ctx context.Context, paths []string) (api.Changes, erro
 	}
 	var changes api.Changes
 	err = e.do(ctx, func() error {
-		apps := slices.Clone(e.apps)
+		gone := unwanted.Positions()
+		at := positions(e.apps)
 		var removed []string
 		for _, a := range unwanted.Apps {
-			i := index(apps, a.Path)
-			if i < 0 {
+			if _, there := at[a.Path]; !there {
 				return &api.Error{
 					Code: api.CodeNotFound, Message: a.Path + " is not in the policy",
 					Hint: "`sidestep apps` lists what is",
 				}
 			}
-			apps = slices.Delete(apps, i, i+1)
 			removed = append(removed, a.Path)
 		}
+		apps := slices.DeleteFunc(slices.Clone(e.apps), func(a app) bool {
+			_, unwanted := gone[a.Path]
+			return unwanted
+		})
 		return e.change(ctx, apps, unwanted, nil, removed, &changes)
 	})
 	return changes, err
@@ -278,13 +297,15 @@ func (e *Engine) Replace(ctx context.Context, paths []string) (api.Changes, erro
 func (e *Engine) replace(ctx context.Context, wanted policy.Policy, changes *api.Changes) error {
 	var apps []app
 	var added, removed []string
-	named := wanted
+	named := policy.Policy{Apps: slices.Clone(wanted.Apps)}
+	at, staying := positions(e.apps), wanted.Positions()
+	mounts, mountsErr := mountinfo.Read()
 	for _, a := range wanted.Apps {
-		if i := index(e.apps, a.Path); i >= 0 {
+		if i, there := at[a.Path]; there {
 			apps = append(apps, e.apps[i])
 			continue
 		}
-		n, err := admit(a)
+		n, err := admit(a, mounts, mountsErr)
 		if err != nil {
 			return err
 		}
@@ -292,9 +313,9 @@ func (e *Engine) replace(ctx context.Context, wanted policy.Policy, changes *api
 		added = append(added, a.Path)
 	}
 	for _, a := range e.apps {
-		if !wanted.Has(a.Path) {
+		if _, stays := staying[a.Path]; !stays {
 			removed = append(removed, a.Path)
-			named, _ = named.With(a.App)
+			named.Apps = append(named.Apps, a.App)
 		}
 	}
 	return e.change(ctx, apps, named, added, removed, changes)
@@ -314,13 +335,12 @@ func (e *Engine) Reload(ctx context.Context, o Options) error {
 		if err := e.checkStrict(o); err != nil {
 			return err
 		}
-		apps := slices.Clone(e.apps)
-		apps = slices.DeleteFunc(apps, func(a app) bool { return a.Configured && !o.Exclude.Has(a.Path) })
-		apps = withConfigured(apps, o.Exclude)
-		for i := range apps {
-			apps[i].resolve()
-		}
-		if err := e.set(ctx, apps); err != nil {
+		configured := o.Exclude.Positions()
+		apps := slices.DeleteFunc(slices.Clone(e.apps), func(a app) bool {
+			_, still := configured[a.Path]
+			return a.Configured && !still
+		})
+		if err := e.set(ctx, resolved(withConfigured(apps, o.Exclude))); err != nil {
 			return err
 		}
 		e.opts = o
@@ -337,9 +357,9 @@ func parse(paths []string) (policy.Policy, error) {
 }
 
 // admit resolves a new app, and refuses one that would not mean what the user expects.
-func admit(a policy.App) (app, error) {
+func admit(a policy.App, mounts mountinfo.Table, mountsErr error) (app, error) {
 	n := app{savedApp: savedApp{App: a}}
-	n.resolve()
+	n.resolve(mounts, mountsErr)
 	switch {
 	case errors.Is(n.err, identity.ErrIsDirectory):
 		return n, &api.Error{
@@ -365,16 +385,17 @@ func (e *Engine) change(ctx context.Context, apps []app, named policy.Policy, ad
 		}
 	}
 	c.Version, c.Changes = api.Version, []api.Change{}
+	at, isNew, isGone := positions(apps), set(added), set(removed)
 	for _, n := range named.Apps {
 		ch := api.Change{Path: n.Path, Result: "unchanged"}
-		if i := index(apps, n.Path); i >= 0 {
+		if i, there := at[n.Path]; there {
 			ch.State, ch.Script = apps[i].state(), apps[i].target.Script
 		}
 		switch {
-		case slices.Contains(added, n.Path):
+		case isNew[n.Path]:
 			ch.Result = "excluded"
 			e.events.send(api.Event{Kind: api.EventExcluded, App: n.Path})
-		case slices.Contains(removed, n.Path):
+		case isGone[n.Path]:
 			ch.Result = "included"
 			e.events.send(api.Event{Kind: api.EventIncluded, App: n.Path})
 		}
@@ -385,4 +406,12 @@ func (e *Engine) change(ctx context.Context, apps []app, named policy.Policy, ad
 	}
 	e.reportClassified(added)
 	return nil
+}
+
+func set(names []string) map[string]bool {
+	m := make(map[string]bool, len(names))
+	for _, n := range names {
+		m[n] = true
+	}
+	return m
 }

@@ -2,7 +2,6 @@ package sidestep
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -130,8 +129,9 @@ func (e *Engine) reportClassified(added []string) {
 	}
 	processes, err := e.kernel.Processes()
 	e.logged("list processes", err)
+	isNew := set(added)
 	for _, p := range processes {
-		if p.Verdict != policy.Excluded || !slices.Contains(added, e.name(p.App)) {
+		if p.Verdict != policy.Excluded || !isNew[e.name(p.App)] {
 			continue
 		}
 		e.events.send(api.Event{

@@ -93,7 +93,7 @@ type Policy struct {
 
 // Parse builds a Policy from paths as users write them. Duplicates are folded; every bad path is reported.
 func Parse(paths []string) (Policy, error) {
-	var p Policy
+	var apps []App
 	var errs []error
 	for _, s := range paths {
 		app, err := ParsePath(s)
@@ -101,9 +101,31 @@ func Parse(paths []string) (Policy, error) {
 			errs = append(errs, err)
 			continue
 		}
-		p, _ = p.With(app)
+		apps = append(apps, app)
 	}
-	return p, errors.Join(errs...)
+	return Of(apps), errors.Join(errs...)
+}
+
+// Of returns the policy of these apps. Duplicates are folded.
+func Of(apps []App) Policy {
+	var p Policy
+	seen := make(map[App]bool, len(apps))
+	for _, a := range apps {
+		if !seen[a] {
+			p.Apps = append(p.Apps, a)
+		}
+		seen[a] = true
+	}
+	return p
+}
+
+// Positions returns where in the policy each path is.
+func (p Policy) Positions() map[string]int {
+	at := make(map[string]int, len(p.Apps))
+	for i, a := range p.Apps {
+		at[a.Path] = i
+	}
+	return at
 }
 
 // Has reports whether the policy has an app of this path.

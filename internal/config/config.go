@@ -20,7 +20,7 @@ const (
 )
 
 // maxFile bounds what is read of a file that is no configuration at all.
-const maxFile = 1 << 20
+const maxFile = 16 << 20
 
 // A Config is what the file says. What it does not say is the zero value, and means the engine's default.
 type Config struct {

@@ -113,13 +113,15 @@ func unknownKey(name string, line, column int, key string) error {
 
 // strings checks the texts and moves them to c.
 func (f *file) strings(c *Config) *fault {
+	var apps []policy.App
 	for i, s := range f.Exclude {
 		app, err := policy.ParsePath(s)
 		if err != nil {
 			return &fault{"exclude", i, err.Error()}
 		}
-		c.Exclude, _ = c.Exclude.With(app)
+		apps = append(apps, app)
 	}
+	c.Exclude = policy.Of(apps)
 	for i, s := range f.Tunnel {
 		if err := checkDevice(s); err != nil {
 			return &fault{"tunnel", i, err.Error()}

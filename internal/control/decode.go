@@ -18,8 +18,8 @@ import (
 	"sidestep/policy"
 )
 
-// maxBody bounds a request's body: hundreds of paths of the greatest length, and no more.
-const maxBody = 1 << 20
+// maxBody bounds a request's body: a hundred thousand paths, or thousands of the greatest length, and no more.
+const maxBody = 16 << 20
 
 // A requestError is a request that no engine should see, with the status that HTTP has for it.
 type requestError struct {

@@ -207,17 +207,17 @@ func (d *Datapath) change(ctx context.Context, have rules, apps []App, commit fu
 	return err
 }
 
-// gaining lists the apps that name files they did not name before: new ones, and ones that resolve differently now.
-func gaining(have, want rules) []uint32 {
-	var gains []uint32
+// gaining returns the apps that name files they did not name before: new ones, and ones that resolve differently now.
+func gaining(have, want rules) map[uint32]bool {
+	gains := map[uint32]bool{}
 	for id := range want.apps {
 		if !have.apps[id] {
-			gains = append(gains, id)
+			gains[id] = true
 		}
 	}
 	for k, id := range want.rules {
-		if have.rules[k] != id && !slices.Contains(gains, id) {
-			gains = append(gains, id)
+		if have.rules[k] != id {
+			gains[id] = true
 		}
 	}
 	return gains
@@ -233,8 +233,8 @@ func (r rules) loses(want rules) bool {
 	return false
 }
 
-func (d *Datapath) stage(ctx context.Context, have, want rules, gains []uint32, apps []App) error {
-	for _, id := range gains {
+func (d *Datapath) stage(ctx context.Context, have, want rules, gains map[uint32]bool, apps []App) error {
+	for id := range gains {
 		app := bpf.DatapathApp{Fresh: 1}
 		if have.apps[id] {
 			app.Exit = exitOutside
@@ -260,9 +260,9 @@ func (d *Datapath) stage(ctx context.Context, have, want rules, gains []uint32, 
 }
 
 // label labels what runs already.
-func (d *Datapath) label(ctx context.Context, gains []uint32, apps []App) error {
+func (d *Datapath) label(ctx context.Context, gains map[uint32]bool, apps []App) error {
 	for _, a := range apps {
-		if a.Running == nil || !slices.Contains(gains, a.ID) {
+		if a.Running == nil || !gains[a.ID] {
 			continue
 		}
 		for _, pid := range a.Running() {
@@ -299,10 +299,11 @@ func (d *Datapath) noteSockets() error {
 	})
 }
 
-// undo takes back what stage and flip did, as far as they got. The labels that the walks made name apps that are gone, which names nothing.
-func (d *Datapath) undo(have, want rules, gains []uint32) error {
+// undo takes back what stage and flip did, as far as they got. The labels that the walks made name apps that are gone,
+// which names nothing.
+func (d *Datapath) undo(have, want rules, gains map[uint32]bool) error {
 	var errs []error
-	for _, id := range gains {
+	for id := range gains {
 		if !have.apps[id] {
 			errs = append(errs, deleted(d.objs.Apps.Delete(id)))
 		}
@@ -314,8 +315,8 @@ func (d *Datapath) undo(have, want rules, gains []uint32) error {
 }
 
 // flip puts the change in force: apps that come first, so that a process which two apps cover is never without.
-func (d *Datapath) flip(have, want rules, gains []uint32) error {
-	for _, id := range gains {
+func (d *Datapath) flip(have, want rules, gains map[uint32]bool) error {
+	for id := range gains {
 		if err := d.writeApp(id, bpf.DatapathApp{Exit: exitOutside}); err != nil {
 			return err
 		}
