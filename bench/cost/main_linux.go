@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 
 	"golang.org/x/sys/unix"
 
@@ -33,6 +34,7 @@ type settings struct {
 	short  bool
 	rounds int
 	only   string
+	ops    *regexp.Regexp
 	json   string
 	plots  string
 }
@@ -42,6 +44,10 @@ func main() {
 	flag.BoolVar(&s.short, "short", false, "coarse, in less than 90 seconds")
 	flag.IntVar(&s.rounds, "rounds", 0, "how many `rounds` (default 12, with -short 2)")
 	flag.StringVar(&s.only, "only", "", "only this `part`: ratios, programs, growth, daemon or flip")
+	flag.Func("ops", "only what programs do that matches the `regexp`", func(text string) (err error) {
+		s.ops, err = regexp.Compile(text)
+		return err
+	})
 	flag.StringVar(&s.json, "json", "", "write all results to `FILE`")
 	flag.StringVar(&s.plots, "plots", "", "draw the growth into the `DIR`ectory, as SVG")
 	flag.Parse()

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"sidestep/internal/lab"
@@ -25,7 +26,7 @@ type op struct {
 func (b *bench) ops() []*op {
 	toLAN, toTunnel := actor.SockaddrHex(lan), actor.SockaddrHex(tunnel)
 	const bulk = 64 << 10
-	return []*op{
+	all := []*op{
 		{name: "exec, no rule matches", load: "exec", args: []string{b.other}, want: 1.01},
 		{name: "exec, a listed name elsewhere", load: "exec", args: []string{b.namesake}},
 		{name: "exec, a rule matches", load: "exec", args: []string{b.listed}},
@@ -46,19 +47,25 @@ func (b *bench) ops() []*op {
 		{name: "the same, excluded", load: "bulk", args: []string{toLAN}, listed: true, bytes: bulk, want: 1 / 0.99},
 		{name: "TCP bulk through the tunnel", load: "bulk", args: []string{toTunnel}, bytes: bulk, want: 1 / 0.99},
 	}
+	return slices.DeleteFunc(all, func(o *op) bool { return b.settings.ops != nil && !b.settings.ops.MatchString(o.name) })
 }
 
-// slice is how long an op goes on, about, before the clock is read; parts is how often that is done for one measurement.
-const (
-	slice = 8 * time.Millisecond
-	parts = 12
-)
+// slice is how long an op goes on, about, before the clock is read.
+const slice = 8 * time.Millisecond
+
+// parts is how many slices make one measurement; the fastest counts.
+func (b *bench) parts() int {
+	if b.short {
+		return 4
+	}
+	return 12
+}
 
 // calibrate finds out how many of an op take a slice.
 func (b *bench) calibrate(o *op) error {
 	o.count = 64
 	for {
-		ns, err := measure(b.world.Machine, command(b.other, o.load, o.count, parts, o.args), o.count)
+		ns, err := measure(b.world.Machine, command(b.other, o.load, o.count, b.parts(), o.args), o.count)
 		if err != nil {
 			return err
 		}
@@ -76,7 +83,7 @@ func (b *bench) do(n *lab.Namespace, o *op) (float64, error) {
 	if o.listed {
 		path = b.listed
 	}
-	return measure(n, command(path, o.load, o.count, parts, o.args), o.count)
+	return measure(n, command(path, o.load, o.count, b.parts(), o.args), o.count)
 }
 
 // doAll measures all ops once.

@@ -108,7 +108,7 @@ func (b *bench) cgroupAndMarks() subject {
 
 // doIn measures one op of a program that is born in a cgroup.
 func (b *bench) doIn(cgroup *os.File, o *op) (float64, error) {
-	cmd := command(b.other, o.load, o.count, parts, o.args)
+	cmd := command(b.other, o.load, o.count, b.parts(), o.args)
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
 	return measure(b.world.Machine, cmd, o.count)
 }
