@@ -140,8 +140,8 @@ func (b *bench) metered(m *meter, o *op) (map[string]float64, error) {
 			return nil, err
 		}
 		for name, t := range ns {
-			// What runs less often than that belongs to the start of the load, or to somebody else.
-			if runs[name] < uint64(o.count) {
+			// What runs less often than the load does what it does is somebody else's.
+			if runs[name] < uint64(o.count*b.parts()) {
 				continue
 			}
 			if have, ok := best[name]; !ok || t < have {
