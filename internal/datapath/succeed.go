@@ -42,13 +42,13 @@ func (d *Datapath) succeed(cookie uint64) error {
 	if err := d.expectLabels(); err != nil {
 		return err
 	}
-	ours := d.pinnedMaps()
 	for _, name := range mapped {
-		if old := d.older[name]; old != nil && old.KeySize() == ours[name].KeySize() && old.ValueSize() == ours[name].ValueSize() {
-			if _, err := copyEntries(ours[name], old, ebpf.UpdateAny); err != nil {
-				return fmt.Errorf("carry over map %s: %w", name, err)
-			}
+		if err := d.carry(name); err != nil {
+			return err
 		}
+	}
+	if err := d.hush(); err != nil { // perhaps the old one has just begun to
+		return err
 	}
 	err := eachEntry(d.older["apps"], func(key, value []byte) error {
 		if id := binary.NativeEndian.Uint32(key); binary.NativeEndian.Uint32(value) == exitOutside { // first in every version
@@ -62,6 +62,18 @@ func (d *Datapath) succeed(cookie uint64) error {
 		return fmt.Errorf("carry over what is in force: %w", err)
 	}
 	return d.reserve(d.rules)
+}
+
+// carry copies the entries of an old map, if they fit ours.
+func (d *Datapath) carry(name string) error {
+	old, ours := d.older[name], d.pinnedMaps()[name]
+	if old == nil || old.KeySize() != ours.KeySize() || old.ValueSize() != ours.ValueSize() {
+		return nil
+	}
+	if _, err := copyEntries(ours, old, ebpf.UpdateAny); err != nil {
+		return fmt.Errorf("carry over map %s: %w", name, err)
+	}
+	return nil
 }
 
 // expectLabels sets every bit of labelled: anybody may have a label that is yet to be carried over. Setting them one by one
@@ -101,6 +113,9 @@ func (d *Datapath) takeOver() error {
 func (d *Datapath) replaceOlder() error {
 	if d.older == nil {
 		return nil
+	}
+	if err := d.carry("cut"); err != nil { // what the old one has cut since
+		return err
 	}
 	aside := d.opts.Pins + asideSuffix
 	if err := d.pinAside(); err != nil {
