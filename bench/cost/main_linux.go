@@ -36,7 +36,6 @@ type settings struct {
 	only   string
 	ops    *regexp.Regexp
 	json   string
-	plots  string
 }
 
 func main() {
@@ -49,7 +48,6 @@ func main() {
 		return err
 	})
 	flag.StringVar(&s.json, "json", "", "write all results to `FILE`")
-	flag.StringVar(&s.plots, "plots", "", "draw the growth into the `DIR`ectory, as SVG")
 	flag.Parse()
 	if s.rounds == 0 {
 		s.rounds = 12

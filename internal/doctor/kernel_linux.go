@@ -28,9 +28,14 @@ type Capability struct {
 // Minimum is the oldest kernel that has everything needed and passes every test (docs/kernels.md).
 const Minimum = "6.1"
 
-// Refusal says in a sentence what the kernel lacks that sidestep needs. It is nil if nothing is known to be missing. To
-// find out takes a moment: everything is tried.
-func Refusal() error { return refusal(release(), Capabilities()) }
+// Refusal says in a sentence what the kernel lacks that sidestep needs. It is nil if nothing is known to be missing, or if
+// it may be this process's rights that are. To find out takes a moment: everything is tried.
+func Refusal() error {
+	if (host{root: "/"}).privileges().Grade != OK {
+		return nil
+	}
+	return refusal(release(), Capabilities())
+}
 
 func refusal(kernel string, table []Capability) error {
 	var lacks []string
