@@ -15,17 +15,17 @@
 
 #if defined(__x86_64__)
 enum {
-	NR_prctl = 157, NR_clock_nanosleep = 230, NR_clock_gettime = 228, NR_accept4 = 288, NR_listen = 50,
-	NR_shutdown = 48, NR_sendmmsg = 307, NR_kill = 62,
+	NR_prctl = 157, NR_accept4 = 288, NR_listen = 50, NR_shutdown = 48,
+	NR_sendmmsg = 307, NR_kill = 62,
 };
 #else
 enum {
-	NR_prctl = 167, NR_clock_nanosleep = 115, NR_clock_gettime = 113, NR_accept4 = 242, NR_listen = 201,
-	NR_shutdown = 210, NR_sendmmsg = 269, NR_kill = 129,
+	NR_prctl = 167, NR_accept4 = 242, NR_listen = 201, NR_shutdown = 210,
+	NR_sendmmsg = 269, NR_kill = 129,
 };
 #endif
 
-enum { CLOCK_MONOTONIC = 1, TIMER_ABSTIME = 1, PR_SET_PDEATHSIG = 1, SIGKILL = 9 };
+enum { PR_SET_PDEATHSIG = 1, SIGKILL = 9 };
 
 u64 now(void);
 void NORETURN fail(const char *what, s64 err);
