@@ -48,6 +48,7 @@ type Engine struct {
 	apps   []app
 	plan   route.Plan
 	routed error  // why the plan is not in force
+	fresh  bool   // it was changed when it was put in force last
 	told   string // the network as it was last reported: of a plan that failed first, too, once it is in force
 
 	confined  bool  // strict mode was in force when the network was last followed
@@ -269,8 +270,8 @@ func (e *Engine) serve(ctx context.Context) error {
 	defer look.Stop()
 	var retry <-chan time.Time // runs on whatever else happens meanwhile
 	for {
-		switch failing := e.routed != nil || e.unsettled != nil; {
-		case !failing:
+		switch due := e.routed != nil || e.fresh || e.unsettled != nil; {
+		case !due:
 			retry = nil
 		case retry == nil:
 			retry = time.After(retryAfter)
@@ -300,9 +301,10 @@ func (e *Engine) logged(what string, err error) {
 	}
 }
 
-// tryAgain puts right what could not be done when it was due.
+// tryAgain puts right what could not be done when it was due. Rules and routes that we have just made are looked at again:
+// if somebody removes them before the monitor has seen them, it finds what it has found before, and says nothing.
 func (e *Engine) tryAgain(ctx context.Context) {
-	if e.routed != nil {
+	if e.routed != nil || e.fresh {
 		e.logged("follow the network", e.follow(ctx, *e.latest.Load()))
 	}
 	if e.unsettled != nil {

@@ -7,15 +7,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"sidestep"
 	"sidestep/api"
+	"sidestep/internal/route"
 )
 
 // pinDir is where the rig's engine has its pins, as options_linux.go names it.
@@ -90,6 +93,54 @@ func TestPinsThatAreRemovedUnderARunningEngineComeBack(t *testing.T) {
 	}
 	r.ok(e.stop())
 	r.wantMark(runs, 0, "once the engine has stopped")
+}
+
+// TestRulesThatAreRemovedAtOnceComeBack is about somebody who removes rules before the engine has seen its own.
+func TestRulesThatAreRemovedAtOnceComeBack(t *testing.T) {
+	t.Parallel()
+	world := newWorld(t)
+	r := newRig(t, world.Machine)
+	e := r.run(sidestep.Options{})
+	r.ok(world.Machine.Do(func() error {
+		for removed := 0; removed < 20; { // four rules, again and again
+			n, err := removeRules()
+			if err != nil {
+				return err
+			}
+			removed += n
+		}
+		return nil
+	}))
+	for there := 0; there < 4; {
+		r.ok(r.ctx.Err())
+		r.ok(world.Machine.Do(func() (err error) {
+			there, err = countRules()
+			return err
+		}))
+	}
+	if s, err := e.Status(r.ctx); err != nil || s.State != api.Engaged {
+		t.Errorf("with the rules back: %+v (%v)", s, err)
+	}
+}
+
+// ourRules lists the engine's rules in the calling thread's namespace.
+func ourRules() ([]netlink.Rule, error) {
+	all, err := netlink.RuleList(netlink.FAMILY_ALL)
+	return slices.DeleteFunc(all, func(rule netlink.Rule) bool { return rule.Protocol != route.DefaultProtocol }), err
+}
+
+func countRules() (int, error) {
+	rules, err := ourRules()
+	return len(rules), err
+}
+
+func removeRules() (removed int, err error) {
+	rules, err := ourRules()
+	for _, rule := range rules {
+		err = errors.Join(err, netlink.RuleDel(&rule))
+		removed++
+	}
+	return removed, err
 }
 
 func TestAppsOfARestartedEngineAreToldApart(t *testing.T) {

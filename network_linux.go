@@ -55,6 +55,7 @@ func (e *Engine) follow(ctx context.Context, snap netmon.Snapshot) error {
 	e.latest.CompareAndSwap(nil, &snap)
 	e.plan = route.PlanFor(snap, e.opts.routing())
 	e.routed = errors.Join(e.kernel.Permit(e.network()), e.routes.Set(ctx, e.plan))
+	e.fresh = e.routes.Changed()
 	if e.routed != nil {
 		return fmt.Errorf("set rules and routes: %w", e.routed)
 	}

@@ -13,7 +13,8 @@ import (
 
 // A conn sends requests to the kernel, in the network namespace of the thread that opened it.
 type conn struct {
-	sockets map[int]*nl.SocketHandle
+	sockets  map[int]*nl.SocketHandle
+	requests int // each is a change
 }
 
 func dial() (*conn, error) {
@@ -32,6 +33,7 @@ func (c *conn) request(kind, flags uint16, body []byte) error {
 	req := nl.NetlinkRequest{Sockets: c.sockets, RawData: body}
 	req.Type = kind
 	req.Flags = unix.NLM_F_REQUEST | unix.NLM_F_ACK | flags
+	c.requests++
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	return err
 }

@@ -60,6 +60,7 @@ func (a *Actuator) Saved() Saved { return Saved{Sysctls: slices.Clone(a.sysctls.
 // routes, routes before the rules that lead to them, and what is not wanted any more goes last. A family
 // that fails does not keep the other from being set. A kernel without IPv6 has nothing to set there.
 func (a *Actuator) Set(ctx context.Context, p Plan) error {
+	a.conn.requests = 0
 	errs := []error{a.sysctls.set(p.Sysctls)}
 	for _, fam := range []netmon.Family{netmon.IPv4, netmon.IPv6} {
 		errs = append(errs, a.setFamily(ctx, fam, p))
@@ -70,6 +71,9 @@ func (a *Actuator) Set(ctx context.Context, p Plan) error {
 	}
 	return errors.Join(errs...)
 }
+
+// Changed reports whether the last Set has changed rules or routes, or tried to.
+func (a *Actuator) Changed() bool { return a.conn.requests > 0 }
 
 func (a *Actuator) setFamily(ctx context.Context, fam netmon.Family, p Plan) error {
 	routes, err := a.reader.Routes(fam, a.cfg.Table)
