@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -60,7 +61,7 @@ func host() error {
 		usage()
 		return errors.New("no such kernel")
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	b := &bench{cache: *cache, fresh: *fresh, kvm: *kvm, limit: *limit, run: *run, only: *only, builds: map[string]*build{}}
 	results, err := b.all(ctx, list)
