@@ -102,14 +102,11 @@ func (f *fragile) kill() {
 	f.done <- <-f.done
 }
 
-// steps calls fn with numbers of calls, of which there are total: with all of them if -long is given, else with a few that
-// lie about evenly, and others in each run.
+// steps calls fn with numbers of calls, of which there are total: with a few that lie about evenly, others in each run, and
+// with -long twenty times as many.
 func (r *rig) steps(total, few int, fn func(n int)) {
 	r.t.Helper()
-	every := 1
-	if !*long {
-		every = max(1, total/few)
-	}
+	every := max(1, total/times(few))
 	first := 1 + rand.IntN(every)
 	r.t.Logf("%d calls; the %d. and every %d. after it", total, first, every)
 	for n := first; n <= total && !r.t.Failed(); n += every {
