@@ -84,6 +84,18 @@ func TestPathsOfEveryDepth(t *testing.T) {
 	r.wantSides(parent, outside, below...)
 }
 
+// TestFoldersThatBearTheNameOfAListedOne is about the limit of docs/limits.md.
+func TestFoldersThatBearTheNameOfAListedOne(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	parent := r.start(r.install("unlisted"))
+	within := func(n int) string { return r.install("namesake/" + strings.Repeat("namesake/", n) + "program") }
+	near, far := within(63), within(64)
+	r.exclude(filepath.Join(r.dir, "namesake") + "/")
+	r.wantSides(parent, outside, near)
+	r.wantSides(parent, 0, far)
+}
+
 func TestTheNearestDirectoryDecides(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -15,6 +15,11 @@
 
 #define DEPTH_MAX 2048 /* PATH_MAX / 2: deeper than any path that can be named */
 
+/* For so many folders, nearest first, a program's path is climbed: those that bear the name of a listed one. Whoever makes more
+ * of them does so to keep the processor busy.
+ */
+#define NAMESAKES_MAX 64
+
 /* Dentries are numbers here, got and read by helper, which to the verifier pointers are not: then the functions that climb can
  * be global, and it checks them once for each program, not in every state in which they are called.
  */
@@ -125,6 +130,7 @@ struct rise {
 	__u64 d;
 	struct list *found;
 	__u32 kind; /* of rule that d may be in: KIND_FILE where one has its name, 0 where none has, above that KIND_DIR */
+	__u32 namesakes;
 };
 
 static long rise_step(__u32 i, struct rise *c)
@@ -140,8 +146,13 @@ static long rise_step(__u32 i, struct rise *c)
 	/* The root, too, is a directory that can be listed: where a file system is mounted. Its name is "/". */
 	if (kind == KIND_DIR && !(name_kinds(c->cfg, (__u64)l.name.name, name_len(&l)) & NAME_DIR))
 		kind = 0;
-	if (kind)
+	if (kind) {
+		if (c->namesakes++ == NAMESAKES_MAX) {
+			count(STAT_HELPER_FAILED);
+			return 1;
+		}
 		list_add(c->found, rule_of(c->cfg, d, kind));
+	}
 	c->d = l.parent;
 	c->kind = KIND_DIR;
 	return l.parent == d;

@@ -164,6 +164,7 @@ struct string_dirs {
 	__u32 from; /* the byte that the walk starts before */
 	__u32 end; /* of the current name, exclusive */
 	int dotted; /* met "..": what is to the left of it is not above the script */
+	__u32 namesakes;
 };
 
 /* string_dirs_step walks backwards over the string's directories, nearest first. */
@@ -181,8 +182,13 @@ static long string_dirs_step(__u32 i, struct string_dirs *w)
 		w->dotted = 1;
 		return 1;
 	}
-	if (w->end > pos && name_kinds(w->cfg, s + pos, w->end - pos) & NAME_DIR)
+	if (w->end > pos && name_kinds(w->cfg, s + pos, w->end - pos) & NAME_DIR) {
+		if (w->namesakes++ == NAMESAKES_MAX) {
+			count(STAT_HELPER_FAILED);
+			return 1;
+		}
 		list_add(w->found, string_rule(w->cfg, w->c, pos, w->end, KIND_DIR));
+	}
 	if (!pos)
 		return 1;
 	w->end = pos - 1;
