@@ -129,7 +129,7 @@ func (e *Engine) reportClassified(added []string) {
 	}
 	processes, err := e.kernel.Processes()
 	e.logged("list processes", err)
-	isNew := set(added)
+	isNew := setOf(added)
 	for _, p := range processes {
 		if p.Verdict != policy.Excluded || !isNew[e.name(p.App)] {
 			continue
