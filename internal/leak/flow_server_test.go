@@ -35,8 +35,14 @@ func (r *rig) listen(server *actor.Actor, at netip.Addr) *listener {
 func (l *listener) call(client *actor.Actor, at netip.Addr) *flow {
 	l.t.Helper()
 	to := netip.AddrPortFrom(at, l.port)
-	s, err := client.Open(l.short(), actor.TCP, to)
+	s, err := client.Socket(l.ctx, to, unix.SOCK_STREAM)
 	l.ok(err)
+	from := netip.AddrPortFrom(netip.IPv4Unspecified(), l.rig.port())
+	if at.Is6() {
+		from = netip.AddrPortFrom(netip.IPv6Unspecified(), from.Port())
+	}
+	l.ok(client.Bind(l.ctx, s, from)) // the kernel's choice may be that of a client elsewhere
+	l.ok(client.ConnectSocket(l.short(), s, to))
 	local, err := client.LocalAddr(l.ctx, s)
 	l.ok(err)
 	name := fmt.Sprintf("%v to %v", local, to)
