@@ -22,7 +22,7 @@ test: ## all tests, about five minutes at most (root)
 
 .PHONY: check-long
 check-long: ## the tests that loop, with longer loops; HISTORY is the seed of the random history (root)
-	$(GO) test -count=1 -timeout 30m ./internal/leak -args -long -seed=$(HISTORY)
+	$(GO) test -count=1 -timeout 45m ./internal/leak -args -long -seed=$(HISTORY)
 	$(GO) test -count=1 -timeout 30m ./internal/datapath -args -long
 
 .PHONY: race

@@ -103,10 +103,13 @@ func (f *fragile) kill() {
 }
 
 // steps calls fn with numbers of calls, of which there are total: with a few that lie about evenly, others in each run, and
-// with -long twenty times as many.
+// with -long six times as many, as each takes a second or two.
 func (r *rig) steps(total, few int, fn func(n int)) {
 	r.t.Helper()
-	every := max(1, total/times(few))
+	if *long {
+		few *= 6
+	}
+	every := max(1, total/few)
 	first := 1 + rand.IntN(every)
 	r.t.Logf("%d calls; the %d. and every %d. after it", total, first, every)
 	for n := first; n <= total && !r.t.Failed(); n += every {
