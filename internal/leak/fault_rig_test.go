@@ -135,7 +135,7 @@ func (r *rig) wantNothingLeft(before []string, when string) {
 	r.t.Helper()
 	left := r.objects()
 	// A map within a map is freed after the grace periods of both, which take their time on a machine that is busy.
-	r.waitUpTo(time.Minute, "the kernel to forget "+left.String(), func() bool {
+	r.waitUpTo(time.Minute, "the kernel to forget "+left.String()+": "+when, func() bool {
 		left = left.remaining()
 		return len(left.maps)+len(left.programs)+len(left.links) == 0
 	})
