@@ -37,7 +37,8 @@ type Engine struct {
 	calls     chan func()   // run by the owner of what follows
 	snapshots chan struct{} // latest has something new
 	latest    atomic.Pointer[netmon.Snapshot]
-	stale     chan struct{} // targets may have to be resolved again
+	blind     atomic.Pointer[error] // why the network can't be watched, while it can't
+	stale     chan struct{}         // targets may have to be resolved again
 	ready     chan struct{}
 	done      chan struct{}
 	events    broadcast
@@ -246,12 +247,7 @@ func (e *Engine) run(ctx context.Context) error {
 	e.setState(e.judge())
 	close(e.ready)
 	g, sensing := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		return e.monitor.Run(sensing, func(s netmon.Snapshot) {
-			e.latest.Store(&s)
-			signal(e.snapshots)
-		})
-	})
+	g.Go(func() error { return e.watchNetwork(sensing) })
 	g.Go(func() error { return e.watcher.Run(sensing, func() { signal(e.stale) }) })
 	g.Go(func() error { return e.kernel.Run(sensing, e.onKernelEvent, e.events.lost) })
 	g.Go(func() error { return e.serve(sensing) })

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"sidestep/api"
 	"sidestep/internal/datapath"
@@ -48,6 +49,28 @@ func networkOf(c route.Config, s route.Saved) savedNetwork {
 
 func sameNumbers(a, b route.Config) bool {
 	return a.Mask == b.Mask && a.Table == b.Table && a.Priority == b.Priority && a.Protocol == b.Protocol
+}
+
+// watchNetwork tells serve of every change, until ctx ends. What fails, for want of memory perhaps, is begun again: what is in
+// force needs somebody who follows the network more than an end that is noticed.
+func (e *Engine) watchNetwork(ctx context.Context) error {
+	for {
+		err := e.monitor.Run(ctx, func(s netmon.Snapshot) {
+			e.blind.Store(nil)
+			e.latest.Store(&s)
+			signal(e.snapshots)
+		})
+		if ctx.Err() != nil {
+			return err
+		}
+		e.opts.Log.Error("watch the network", "error", err)
+		e.blind.Store(&err)
+		signal(e.stale) // for the state to be judged
+		select {
+		case <-time.After(retryAfter):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // follow makes the routing equal to what this network asks for.
@@ -138,6 +161,9 @@ func (e *Engine) complaints() []string {
 	var all []string
 	if e.routed != nil {
 		all = append(all, fmt.Sprintf("rules and routes are not as they should be: %v", e.routed))
+	}
+	if err := e.blind.Load(); err != nil {
+		all = append(all, fmt.Sprintf("the network can't be watched, and it is tried again: %v", *err))
 	}
 	if e.unsettled != nil {
 		all = append(all, fmt.Sprintf("what is in force may not be the policy, and it is tried again: %v", e.unsettled))
