@@ -4,11 +4,11 @@
 // which rules, routes and sysctls there should be. [Actuator.Set] makes the world equal the plan, and
 // [Actuator.Clean] takes everything back. Per family the plan is
 //
-//	90: fwmark 0x10000000/0x70000000 lookup 28416       table 28416: the routes of main that use no tunnel,
-//	91: fwmark 0x10000000/0x70000000 unreachable                     and a last "unreachable default"
+//	90: fwmark 0x10000000/0x70000000 lookup 28416       table 28416: the routes of main that use no tunnel
+//	91: fwmark 0x10000000/0x70000000 unreachable
 //
-// so that a marked packet that finds no way out through the uplink is refused at once, twice over, and never
-// reaches the rules that lead into the tunnel.
+// so that a marked packet that finds no way out through the uplink is refused at once with "network is unreachable",
+// and never reaches the rules that lead into the tunnel.
 package route
 
 import (
@@ -47,9 +47,6 @@ const (
 	// 84 (OVN) and 99 (Open/R).
 	DefaultProtocol uint8 = 83
 )
-
-// worstMetric is the largest there is; only "unreachable default" has it.
-const worstMetric = ^uint32(0)
 
 // A Config says which numbers are ours and what the user chose.
 type Config struct {

@@ -93,11 +93,11 @@ func (c Config) rules(fam netmon.Family, priority uint32) []netmon.Rule {
 		Family: fam, Priority: priority, Action: netmon.Lookup, Table: c.Table,
 		Mark: c.Mark(ExitOutside), Mask: c.Mask, SuppressPrefixLen: -1, Protocol: c.Protocol,
 	}
-	// The table ends in a refusal, but that is not enough. An IPv6 lookup that meets a route just as it is
-	// deleted or replaced answers "nothing here", whatever else the table holds, and the search goes on with
-	// the next rule: without a second rule of ours, TestChangeHasNoGap sees the tunnel after some ten
-	// thousand changes. And others can empty the table: `ip route flush`, systemd-networkd as it starts, lo
-	// going down. The second rule refuses without a table.
+	// A rule refuses, and not a last route of the table. An IPv6 lookup that meets a route just as it is deleted or
+	// replaced answers "nothing here", whatever else the table holds, and the search goes on with the next rule:
+	// without a second rule of ours, TestChangeHasNoGap sees the tunnel after some ten thousand changes. And others
+	// can empty the table: `ip route flush`, systemd-networkd as it starts, lo going down. Besides, a route that is
+	// unreachable says "no route to host", as if that host alone were missing; a rule says "network is unreachable".
 	refuse := rule
 	refuse.Priority, refuse.Action, refuse.Table = priority+1, netmon.RuleUnreachable, 0
 	return []netmon.Rule{rule, refuse}

@@ -56,8 +56,8 @@ func (a *Actuator) Saved() Saved { return Saved{Sysctls: slices.Clone(a.sysctls.
 
 // Set makes the world equal the plan. Setting the same plan again changes nothing.
 //
-// It may fail half-way, and ctx may end it half-way, without a packet going wrong: refusals come before
-// routes, routes before the rules that lead to them, and what is not wanted any more goes last. A family
+// It may fail half-way, and ctx may end it half-way, without a packet going wrong: routes come before
+// the rules that lead to them, the rule that refuses before the one that looks, and what is not wanted any more goes last. A family
 // that fails does not keep the other from being set. A kernel without IPv6 has nothing to set there.
 func (a *Actuator) Set(ctx context.Context, p Plan) error {
 	a.conn.requests = 0
@@ -84,20 +84,13 @@ func (a *Actuator) setFamily(ctx context.Context, fam netmon.Family, p Plan) err
 	if err != nil {
 		return err
 	}
-	refusal := a.cfg.refusal(fam)
-	if !slices.ContainsFunc(routes, refusal.Equal) {
-		err := a.conn.addRoute(refusal)
-		if fam == netmon.IPv6 && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("add route %q: %w", refusal.Text(nil), err)
-		}
-		routes = append(routes, refusal)
-	}
 	c := a.compare(routes, ofFamily(p.Routes, fam))
 	errs := a.enter(ctx, p, c)
-	errs = append(errs, a.setRules(ctx, rules, rulesOfFamily(p.Rules, fam)))
+	err = a.setRules(ctx, rules, rulesOfFamily(p.Rules, fam))
+	if fam == netmon.IPv6 && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)) {
+		return nil
+	}
+	errs = append(errs, err)
 	errs = append(errs, a.leave(ctx, p, c)...)
 	return errors.Join(errs...)
 }
@@ -207,7 +200,7 @@ func (a *Actuator) leave(ctx context.Context, p Plan, c change) []error {
 	return errs
 }
 
-// each does one thing to one route. An error does not keep the rest from being done: the refusals hold.
+// each does one thing to one route. An error does not keep the rest from being done: the rule that refuses holds.
 func (a *Actuator) each(ctx context.Context, p Plan, verb string, r netmon.Route, do func(netmon.Route) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -218,7 +211,7 @@ func (a *Actuator) each(ctx context.Context, p Plan, verb string, r netmon.Route
 	return nil
 }
 
-// setRules adds what is missing, the refusal first, and then removes what is ours and not wanted.
+// setRules adds what is missing, the rule that refuses first, and then removes what is ours and not wanted.
 func (a *Actuator) setRules(ctx context.Context, have, want []netmon.Rule) error {
 	for _, r := range slices.Backward(want) {
 		if slices.Contains(have, r) {

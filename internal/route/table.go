@@ -7,9 +7,9 @@ import (
 	"sidestep/internal/netmon"
 )
 
-// table returns what our table should hold for one family: the refusal, then what of main uses no tunnel.
+// table returns what our table should hold for one family: what of main uses no tunnel.
 func (w *world) table(fam netmon.Family) []netmon.Route {
-	all := append([]netmon.Route{w.cfg.refusal(fam)}, w.copies(fam, netmon.TableMain)...)
+	all := w.copies(fam, netmon.TableMain)
 	if !slices.ContainsFunc(all, carriesDefault) {
 		all = append(all, w.substitute(fam)...)
 	}
@@ -30,13 +30,6 @@ func (w *world) copies(fam netmon.Family, table uint32) []netmon.Route {
 	return all
 }
 
-// refusal is the route that is always there and always last.
-func (c Config) refusal(fam netmon.Family) netmon.Route {
-	return netmon.Route{
-		Table: c.Table, Dst: fam.Default(), Type: netmon.Unreachable, Metric: worstMetric, Protocol: c.Protocol,
-	}
-}
-
 // copyRoute returns the route as our table should have it; ok is false if it should not.
 func (w *world) copyRoute(r netmon.Route) (c netmon.Route, ok bool) {
 	c = r
@@ -46,7 +39,6 @@ func (w *world) copyRoute(r netmon.Route) (c netmon.Route, ok bool) {
 			return c, false
 		}
 	}
-	c.Metric = min(r.Metric, worstMetric-1)
 	switch r.Type {
 	case netmon.Unicast, netmon.Local:
 		c.Nexthops = w.usable(r)
