@@ -79,10 +79,13 @@ func (d *Datapath) carry(name string) error {
 // expectLabels sets every bit of labelled: anybody may have a label that is yet to be carried over. Setting them one by one
 // would race with the programs. Exits clear them.
 func (d *Datapath) expectLabels() error {
-	for i := range d.objs.Labelled.MaxEntries() {
-		if err := d.objs.Labelled.Put(i, ^uint64(0)); err != nil {
-			return fmt.Errorf("expect labels: %w", err)
-		}
+	words := make([]uint64, d.objs.Labelled.MaxEntries())
+	indexes := make([]uint32, len(words))
+	for i := range words {
+		words[i], indexes[i] = ^uint64(0), uint32(i)
+	}
+	if _, err := d.objs.Labelled.BatchUpdate(indexes, words, nil); err != nil {
+		return fmt.Errorf("expect labels: %w", err)
 	}
 	return nil
 }
