@@ -52,11 +52,13 @@ type Engine struct {
 	fresh  bool   // it was changed when it was put in force last
 	told   string // the network as it was last reported: of a plan that failed first, too, once it is in force
 
-	confined  bool  // strict mode was in force when the network was last followed
-	unclosed  error // why connections on the wrong side could not be closed; the guard stops them
-	unsettled error // why what is in force, or on disk, may not be the policy
-	unpinned  error // why what is in force is not pinned
-	repinned  int   // how often pins were gone
+	confined  bool   // strict mode was in force when the network was last followed
+	unclosed  error  // why connections on the wrong side could not be closed; the guard stops them
+	unsettled error  // why what is in force, or on disk, may not be the policy
+	unpinned  error  // why what is in force is not pinned
+	repinned  int    // how often pins were gone
+	marked    growth // sockets refused for somebody else's mark
+	unnoted   growth // sockets refused for want of memory
 }
 
 // New makes an engine for the network namespace of the calling thread, and takes over what an earlier one left in

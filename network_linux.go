@@ -180,16 +180,31 @@ func (e *Engine) complaints() []string {
 	if err != nil {
 		return append(all, err.Error())
 	}
-	for _, c := range []struct{ counter, text string }{
-		{"labels_full", "%d processes of excluded apps could not be recorded; their sockets are refused"},
-		{"refused_foreign_mark", "%d sockets of excluded apps were refused: another program had put a mark on them"},
-		{"refused_no_note", "%d sockets of excluded apps were refused: no memory"},
-	} {
-		if n := counters[c.counter]; n > 0 {
-			all = append(all, fmt.Sprintf(c.text, n))
-		}
+	if n := counters["labels_full"]; n > 0 {
+		all = append(all, fmt.Sprintf("%d processes of excluded apps could not be recorded; their sockets are refused", n))
+	}
+	if n := counters["refused_foreign_mark"]; e.marked.lately(n, time.Now()) {
+		all = append(all, fmt.Sprintf("%d sockets of excluded apps were refused: another program had put a mark on them", n))
+	}
+	if n := counters["refused_no_note"]; e.unnoted.lately(n, time.Now()) {
+		all = append(all, fmt.Sprintf("%d sockets of excluded apps were refused: no memory", n))
 	}
 	return all
+}
+
+// A growth is when a counter was last seen to grow.
+type growth struct {
+	count uint64
+	seen  time.Time
+}
+
+// lately reports whether the counter has grown in the last ten minutes: a socket that was refused is over and done with, but
+// whoever asks for the status must have the time to read of it.
+func (g *growth) lately(count uint64, now time.Time) bool {
+	if count > g.count {
+		*g = growth{count, now}
+	}
+	return now.Sub(g.seen) < 10*time.Minute
 }
 
 func (e *Engine) warnings() []string {
