@@ -58,8 +58,11 @@ func (f *fragile) engages() bool {
 	f.r.t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
+	ctx, cancel := context.WithTimeout(f.r.ctx, time.Minute)
+	defer cancel()
 	for {
-		if s, err := f.r.engine.Status(f.r.ctx); err == nil && s.State == api.Engaged {
+		s, err := f.r.engine.Status(ctx)
+		if err == nil && s.State == api.Engaged {
 			return true
 		}
 		select {
@@ -67,10 +70,23 @@ func (f *fragile) engages() bool {
 		case err := <-f.done:
 			f.done <- err
 			return false
-		case <-f.r.ctx.Done():
-			f.r.t.Fatalf("the daemon neither engages nor ends: %s", f.log)
+		case <-ctx.Done():
+			f.stuck(fmt.Sprintf("the daemon neither engages nor ends; its status is %+v, %v", s, err))
 		}
 	}
+}
+
+// stuck fails the test with the daemon's goroutines, which the Go runtime writes when it gets a SIGQUIT.
+func (f *fragile) stuck(what string) {
+	f.r.t.Helper()
+	_, fired := f.calls.Disarm()
+	_ = f.cmd.Process.Signal(unix.SIGQUIT)
+	select {
+	case err := <-f.done:
+		f.done <- err
+	case <-time.After(10 * time.Second): // not even that
+	}
+	f.r.t.Fatalf("%s; what failed was %q; it says: %s", what, fired, f.log)
 }
 
 // engaged is engages for a daemon that must.
@@ -89,8 +105,8 @@ func (f *fragile) end() error {
 	case err := <-f.done:
 		f.done <- err
 		return err
-	case <-f.r.ctx.Done():
-		f.r.t.Fatalf("the daemon does not end: %s", f.log)
+	case <-time.After(time.Minute):
+		f.stuck("the daemon does not end")
 		return nil
 	}
 }
@@ -102,17 +118,20 @@ func (f *fragile) kill() {
 	f.done <- <-f.done
 }
 
-// steps calls fn with numbers of calls, of which there are total: with a few that lie about evenly, others in each run, and
-// with -long six times as many, as each takes a second or two.
+// steps calls fn with numbers of calls, of which there are total: with a few that lie about evenly, others in each run, as each
+// takes a second or two; with -long six times as many; with -every all of them.
 func (r *rig) steps(total, few int, fn func(n int)) {
 	r.t.Helper()
-	if *long {
+	switch {
+	case *every:
+		few = total
+	case *long:
 		few *= 6
 	}
-	every := max(1, total/few)
-	first := 1 + rand.IntN(every)
-	r.t.Logf("%d calls; the %d. and every %d. after it", total, first, every)
-	for n := first; n <= total && !r.t.Failed(); n += every {
+	gap := max(1, total/few)
+	first := 1 + rand.IntN(gap)
+	r.t.Logf("%d calls; the %d. and every %d. after it", total, first, gap)
+	for n := first; n <= total && !r.t.Failed(); n += gap {
 		fn(n)
 	}
 }

@@ -12,6 +12,8 @@ import (
 var (
 	// long is for whoever has the time to look for what happens once in a hundred thousand starts.
 	long = flag.Bool("long", false, "make the loops twenty times as long")
+	// every is for whoever has an hour or more.
+	every = flag.Bool("every", false, "have every call of the kernel fail, not a sample of them")
 	// loops is for machines that are slow, such as emulated ones.
 	loops = flag.Float64("loops", 1, "go through this share of the loops")
 )

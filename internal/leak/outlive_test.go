@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -134,6 +135,36 @@ func TestADaemonThatIsStoppedForAWhileCatchesUp(t *testing.T) {
 		listed.appears(inside)
 		listed.end()
 	})
+}
+
+// TestADaemonThatIsStoppedForAMinuteIsNotMissed is a few seconds long without -long.
+func TestADaemonThatIsStoppedForAMinuteIsNotMissed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, lab.Options{})
+	d := r.daemon()
+	listed, other := r.install("listed"), r.install("other")
+	r.exclude(listed)
+	kin := r.kin(listed, other)
+	pause := 3 * time.Second
+	if *long {
+		pause = time.Minute
+	}
+	r.ok(d.cmd.Process.Signal(unix.SIGSTOP))
+	for until := time.Now().Add(pause); time.Now().Before(until); {
+		r.ends(r.start(listed), outside, "started with the daemon stopped")
+		r.ends(r.start(other), inside, "started included with the daemon stopped")
+	}
+	r.ok(d.cmd.Process.Signal(unix.SIGCONT))
+	for name, a := range kin {
+		r.goes(a, outside, name+", with the daemon going on")
+	}
+	r.include(listed)
+	for name, a := range kin {
+		r.ends(a, inside, name+", included after that")
+	}
+	if s := r.status(); s.State != api.Engaged {
+		t.Errorf("the state is %s: %q", s.State, s.Warnings)
+	}
 }
 
 // TestEventsThatFindNoRoomAreCounted stops the daemon while more happens than the ring of events holds.
