@@ -106,7 +106,6 @@ func TestNothingOfAFloodCrossesWhenSidestepStops(t *testing.T) {
 	daemon := r.daemon()
 	r.spells(func(number int, _ *download) {
 		f := r.flood("flood", number)
-		f.pardon = true
 		r.exclude(f.path)
 		for range share(5) {
 			f.appears(outside)
