@@ -123,32 +123,49 @@ func (b *bench) cpus(ctx context.Context, f *facts, d *daemon) error {
 	}
 	for _, c := range []struct {
 		what, path string
-		rate       int
-		watched    bool
+		rates      []int
 	}{
-		{"when idle", "", 0, false},
-		{"when idle, and somebody listens to events", "", 0, true},
-		{"while 1000 programs a second start that no rule names", b.other, 1000, true},
-		{"while 100 excluded programs a second start", b.listed, 100, false},
-		{"while 1000 excluded programs a second start", b.listed, 1000, false},
-		{"the same, and somebody listens to events", b.listed, 1000, true},
+		{"nothing happens", "", []int{0}},
+		{"programs start that no rule names", b.other, []int{1000}},
+		{"excluded programs start", b.listed, []int{10, 100, 1000}},
 	} {
-		stop := func() {}
-		if c.watched {
-			stop = watch()
+		for _, listener := range []string{alone, listened} {
+			for _, rate := range c.rates {
+				stop := func() {}
+				if listener == listened {
+					stop = watch()
+				}
+				share, err := b.busy(ctx, d, c.path, rate, seconds)
+				stop()
+				if err != nil {
+					return err
+				}
+				f.addCPU(c.what, listener, share, rate)
+			}
 		}
-		share, err := b.busy(ctx, d, c.path, c.rate, seconds)
-		stop()
-		if err != nil {
-			return err
-		}
-		limit, want := 0.0, ""
-		if c.rate == 0 {
-			limit, want = 0.001, "~ 0"
-		}
-		f.add("CPU of the daemon "+c.what, share, fmt.Sprintf("%.2f %%", 100*share), limit, want)
 	}
 	return nil
+}
+
+// Whether somebody listens to the daemon's events.
+const (
+	alone    = "nobody listens"
+	listened = "somebody listens"
+)
+
+// addCPU adds a share of one CPU, while so many programs start each second.
+func (f *facts) addCPU(what, listener string, share float64, rate int) {
+	limit, want := 0.0, ""
+	title := fmt.Sprintf("CPU of the daemon while %d %s each second, %s", rate, what, listener)
+	if rate == 0 {
+		title = fmt.Sprintf("CPU of the daemon while %s, %s", what, listener)
+		limit, want = 0.001, "~ 0"
+	}
+	f.add(title, 100*share, fmt.Sprintf("%.2f %%", 100*share), 100*limit, want)
+	if rate > 0 {
+		r := &f.list[len(f.list)-1]
+		r.What, r.With, r.At = "CPU of the daemon in percent, "+what+" each second", listener, &rate
+	}
 }
 
 // busy returns which share of one CPU the daemon uses while so many programs start each second.

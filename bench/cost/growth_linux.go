@@ -56,7 +56,7 @@ func (b *bench) growth(ctx context.Context) error {
 						return err
 					}
 					name := map[string]string{"exec": "on_exec", "fork": "on_newtask", "socket": "on_socket", "flood": "on_egress"}[o.load]
-					results = append(results, result{Part: "growth", What: s.what, With: name, At: float64(p.n),
+					results = append(results, result{Part: "growth", What: s.what, With: name, At: &p.n,
 						Value: &spread{Median: best[name], N: 1}, Text: nanoseconds(best[name])})
 					row = append(row, nanoseconds(best[name]))
 				}

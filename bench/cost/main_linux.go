@@ -19,7 +19,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"regexp"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +34,7 @@ type settings struct {
 	rounds int
 	only   string
 	ops    *regexp.Regexp
-	json   string
+	out    string
 }
 
 func main() {
@@ -47,7 +46,7 @@ func main() {
 		s.ops, err = regexp.Compile(text)
 		return err
 	})
-	flag.StringVar(&s.json, "json", "", "write all results to `FILE`")
+	flag.StringVar(&s.out, "out", "", "keep results.json and growth.svg in `DIR`")
 	flag.Parse()
 	if s.rounds == 0 {
 		s.rounds = 12
@@ -91,8 +90,8 @@ func run(ctx context.Context, s settings, out io.Writer) (err error) {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
-	if s.json != "" {
-		return b.report.write(filepath.Clean(s.json))
+	if s.out != "" {
+		return b.report.keep(s.out)
 	}
 	return nil
 }

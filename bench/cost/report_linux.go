@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -24,7 +26,7 @@ type result struct {
 	Text   string  `json:"text"`
 	Want   string  `json:"want,omitempty"`
 	Missed bool    `json:"missed,omitempty"`
-	At     float64 `json:"at,omitempty"` // of growth: how many of what grows
+	At     *int    `json:"at,omitempty"` // of growth: how many of what grows
 }
 
 // judge holds the result to a limit.
@@ -94,10 +96,13 @@ func (r *report) table(heading string, columns []string, rows [][]string, result
 	}
 }
 
-func (r *report) write(path string) error {
+// keep writes the results, and a plot of those that grow, into a directory.
+func (r *report) keep(dir string) error {
 	text, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, append(text, '\n'), 0o644)
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "results.json"), append(text, '\n'), 0o644),
+		os.WriteFile(filepath.Join(dir, "growth.svg"), r.figure(), 0o644))
 }
