@@ -1,6 +1,9 @@
 package main
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // A kernel is one that distributions ship, and what is tried on it.
 type kernel struct {
@@ -45,6 +48,8 @@ var kernels = []kernel{
 	debian("debian-13-6.19", "Debian 13 backports", "trixie-backports", `6\.19\.[0-9.]+\+deb13`, "amd64", core, every),
 	with("preempt=full", debian("debian-13-7.3", "Debian 13 backports", "trixie-backports", `7\.3\.[0-9.]+\+deb13`, "amd64",
 		core, everyday, every)),
+	rt(debian("debian-12-rt", "Debian 12", "bookworm", `6\.1\.0-\d+`, "amd64", core, every)),
+	rt(debian("debian-13-rt", "Debian 13", "trixie", `6\.12\.[0-9.]+\+deb13`, "amd64", core, every)),
 	debian("debian-12-arm64", "Debian 12", "bookworm", `6\.1\.0-\d+`, "arm64", core, arm),
 	debian("debian-13-arm64", "Debian 13", "trixie", `6\.12\.[0-9.]+\+deb13`, "arm64", core, arm),
 }
@@ -57,6 +62,13 @@ func debian(name, system, suite, version, arch string, t tests, sets ...string) 
 		Image:   `linux-(image|binary)-` + version + `-cloud-` + arch,
 		Modules: `linux-modules-` + version + `-cloud-` + arch,
 	}
+}
+
+// rt is the kernel in the flavour for real time (PREEMPT_RT), in which nearly everything can be preempted.
+func rt(k kernel) kernel {
+	k.Image = strings.Replace(k.Image, "-cloud-", "-rt-", 1)
+	k.Modules = strings.Replace(k.Modules, "-cloud-", "-rt-", 1)
+	return k
 }
 
 // ubuntu is a kernel of Ubuntu's. Machines whose apt has no archive of Ubuntu's leave it out.
