@@ -94,7 +94,7 @@ func chosen(names []string) []kernel {
 }
 
 // modules are what the lab and the engine need of a kernel, where it has them as modules. WireGuard is the kernel's
-// own then, not the lab's.
+// own then, not the lab's. crc32c_generic is what the last two ask for without naming it.
 var modules = []string{
-	"veth", "tun", "wireguard", "inet_diag", "tcp_diag", "udp_diag", "raw_diag", "nf_tables", "overlay", "sctp",
+	"crc32c_generic", "veth", "tun", "wireguard", "inet_diag", "tcp_diag", "udp_diag", "raw_diag", "overlay", "nf_tables", "sctp",
 }
