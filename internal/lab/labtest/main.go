@@ -49,7 +49,7 @@ func again() (int, error) {
 		return 0, fmt.Errorf("run with mounts of its own: %w", err)
 	}
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGQUIT) // ^C reaches the whole process group anyway
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT) // ^C comes twice then, to the whole process group and from here
 	go func() {
 		for s := range signals {
 			cmd.Process.Signal(s)
