@@ -268,7 +268,7 @@ func (e *Engine) serve(ctx context.Context) error {
 	defer look.Stop()
 	var retry <-chan time.Time // runs on whatever else happens meanwhile
 	for {
-		switch due := e.routed != nil || e.fresh || e.unsettled != nil; {
+		switch due := e.routed != nil || e.fresh || e.unsettled != nil || e.unresolved(); {
 		case !due:
 			retry = nil
 		case retry == nil:
@@ -305,8 +305,11 @@ func (e *Engine) tryAgain(ctx context.Context) {
 	if e.routed != nil || e.fresh {
 		e.logged("follow the network", e.follow(ctx, *e.latest.Load()))
 	}
-	if e.unsettled != nil {
+	switch {
+	case e.unsettled != nil:
 		e.logged("put the policy in force again", e.enforce(ctx))
+	case e.unresolved():
+		e.logged("resolve the policy's paths again", e.resolveAgain(ctx))
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"sidestep/api"
 	"sidestep/internal/datapath"
 	"sidestep/internal/identity"
@@ -71,9 +73,27 @@ func positions(apps []app) map[string]int {
 }
 
 // enforce puts the loaded policy in force for the first time. An app whose path can't be resolved is no reason not to
-// enforce the others: it is complained of, and tried again when what is on the way changes.
+// enforce the others: it is complained of, and tried again when what is on the way changes. But if it is for want of
+// memory, say, what an engine before us has put in force is better than what we would put in its place.
 func (e *Engine) enforce(ctx context.Context) error {
-	return e.set(ctx, resolved(e.apps))
+	apps := resolved(e.apps)
+	for _, a := range apps {
+		if a.err != nil && isPassing(a.err) {
+			return fmt.Errorf("resolve %s: %w", a.Path, a.err)
+		}
+	}
+	return e.set(ctx, apps)
+}
+
+// isPassing reports whether an error is about this moment, and not about what was asked for.
+func isPassing(err error) bool {
+	return slices.ContainsFunc([]error{unix.ENOMEM, unix.EMFILE, unix.ENFILE, unix.EAGAIN, unix.EINTR, unix.EIO},
+		func(e error) bool { return errors.Is(err, e) })
+}
+
+// unresolved reports whether an app's path is to be resolved again, though nothing on the way changes.
+func (e *Engine) unresolved() bool {
+	return slices.ContainsFunc(e.apps, func(a app) bool { return a.err != nil && isPassing(a.err) })
 }
 
 // resolved returns apps with what their paths lead to now.
