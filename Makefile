@@ -25,6 +25,10 @@ check-long: ## the tests that loop, with longer loops; HISTORY is the seed of th
 	$(GO) test -count=1 -timeout 45m ./internal/leak -args -long -seed=$(HISTORY)
 	$(GO) test -count=1 -timeout 30m ./internal/datapath -args -long
 
+.PHONY: check-faults
+check-faults: ## have every kernel call of a start, change, stop and upgrade fail, or the daemon killed there: hours (root)
+	$(GO) test -count=1 -timeout 12h -run 'Anywhere|NextDaemon' ./internal/leak -args -every
+
 .PHONY: race
 race: ## the tests under the race detector, without those that count packets (root, cgo)
 	$(GO) test -race -p 1 -timeout 30m ./policy ./api . $$($(GO) list ./internal/... | grep -v internal/leak)

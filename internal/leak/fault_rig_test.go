@@ -20,7 +20,11 @@ import (
 
 // patient gives a test the time to start a daemon again and again.
 func (r *rig) patient() {
-	ctx, cancel := context.WithTimeout(r.t.Context(), time.Duration(times(3))*limit)
+	patience := time.Duration(times(3)) * limit
+	if *every {
+		patience = 12 * time.Hour
+	}
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
 	r.t.Cleanup(cancel)
 	r.ctx = ctx
 }
