@@ -20,9 +20,10 @@ func TestNothingOfAFloodIsOnTheWrongSideOfAChange(t *testing.T) {
 		for range share(5) {
 			for range share(25) {
 				r.exclude(f.path)
-				f.stays(outside, "excluded")
+				f.stays(outside, f.sentInside(), "excluded")
 				r.include(f.path)
-				f.stays(inside, "included again")
+				f.drain()
+				f.stays(inside, f.sent(outside), "included again")
 			}
 			r.exclude(f.path)
 			f.appears(outside)
@@ -33,11 +34,9 @@ func TestNothingOfAFloodIsOnTheWrongSideOfAChange(t *testing.T) {
 	})
 }
 
-// stays fails unless, for a while, all that the flood sends is on one side.
-func (f *flood) stays(want side, when string) {
+// stays fails unless, for a while, all that the flood sends is on one side: this is what it had sent on the other.
+func (f *flood) stays(want side, before lab.Flows, when string) {
 	f.t.Helper()
-	f.drain()
-	before := f.sent(!want)
 	f.rounds(2)
 	if !f.wantNoMore(!want, before, when) {
 		f.t.FailNow()
@@ -51,8 +50,7 @@ func TestNothingOfAFloodIsOnTheWrongSideWhileTheDaemonIsKilled(t *testing.T) {
 	r.spells(func(number int, _ *download) {
 		listed, other := r.flood("listed", 2*number), r.flood("other", 2*number+1)
 		r.exclude(listed.path)
-		listed.drain()
-		in, out := listed.sent(inside), other.sent(outside)
+		in, out := listed.sentInside(), other.sent(outside)
 		for range share(10) {
 			daemon.kill()
 			listed.rounds(2)
@@ -80,8 +78,7 @@ func TestNothingOfAFloodIsInsideWhileLinksComeAndGo(t *testing.T) {
 		f := r.flood("flood", number)
 		f.pardon = true
 		r.exclude(f.path)
-		f.drain()
-		in := f.sent(inside)
+		in := f.sentInside()
 		for range share(30) {
 			r.ok(r.world.UplinkDown())
 			f.rounds(2)

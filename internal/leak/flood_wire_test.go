@@ -58,7 +58,8 @@ func counted(flows lab.Flows) count {
 	return c
 }
 
-// more returns what the flood has sent on a side since an earlier look. When that is nothing it has taken no time.
+// more returns what the flood has sent on a side since an earlier look, but for connections that it had closed before it was
+// excluded. When that is nothing it has taken no time.
 func (f *flood) more(s side, earlier lab.Flows) count {
 	f.t.Helper()
 	now := f.sent(s)
@@ -69,7 +70,11 @@ func (f *flood) more(s side, earlier lab.Flows) count {
 	if f.pardon { // of a flow that was there before, too
 		since = slices.DeleteFunc(since, isReset)
 	}
-	return counted(since)
+	c := counted(since)
+	if s == inside {
+		maps.DeleteFunc(c, func(t trail, _ load) bool { return f.closed[t] })
+	}
+	return c
 }
 
 // trails lists the flows of a count.

@@ -63,7 +63,7 @@ func newJourney(r *rig) *journey {
 	}
 	r.exclude(j.flood.path, listed)
 	j.listed = r.start(listed)
-	j.flood.drain()
+	j.flood.sentInside() // what it had closed until now is not looked for
 	return j
 }
 

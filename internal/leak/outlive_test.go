@@ -30,9 +30,8 @@ func TestNothingOfAFloodIsOnTheWrongSideOfAnUpgrade(t *testing.T) {
 		listed.pardon = true // peers of what it had closed before it was excluded may repeat themselves late, under load
 		hand := r.install("hand")
 		r.exclude(listed.path, hand)
+		in, out := listed.sentInside(), other.sent(outside)
 		kin := r.kin(hand, r.install("unlisted"))
-		listed.drain()
-		in, out := listed.sent(inside), other.sent(outside)
 		elder.kill()
 		listed.rounds(2)
 		later := r.daemon()
@@ -115,8 +114,7 @@ func TestADaemonThatIsStoppedForAWhileCatchesUp(t *testing.T) {
 		listed := r.flood("listed", number)
 		listed.pardon = true
 		r.exclude(listed.path)
-		listed.drain()
-		in := listed.sent(inside)
+		in := listed.sentInside()
 		for range 3 {
 			r.ok(d.cmd.Process.Signal(unix.SIGSTOP))
 			listed.appears(outside)
