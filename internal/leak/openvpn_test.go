@@ -42,16 +42,15 @@ type openvpn struct {
 	dir  string // for keys and logs
 }
 
-func needOpenVPN(t *testing.T) string {
+// needProgram returns the path of a program that one of Debian's packages has: the first of these that is there.
+func needProgram(t *testing.T, from string, names ...string) string {
 	t.Helper()
-	path, err := exec.LookPath("openvpn")
-	if err != nil {
-		path, err = exec.LookPath("/usr/sbin/openvpn")
+	for _, name := range names {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
 	}
-	if err == nil {
-		return path
-	}
-	const missing = "needs OpenVPN: apt-get install --no-install-recommends openvpn"
+	missing := fmt.Sprintf("needs %s: apt-get install --no-install-recommends %s", names[0], from)
 	if os.Getenv("CI") != "" {
 		t.Fatal(missing)
 	}
@@ -63,7 +62,7 @@ func needOpenVPN(t *testing.T) string {
 // it replaces that, and only the route to its server tells where the uplink is.
 func TestExcludedProgramsStayOutsideOfOpenVPN(t *testing.T) {
 	t.Parallel()
-	path := needOpenVPN(t)
+	path := needProgram(t, "openvpn", "openvpn", "/usr/sbin/openvpn")
 	for name, redirect := range map[string]string{
 		"halves":           "redirect-gateway def1 ipv6",
 		"replaced default": "redirect-gateway ipv6",
