@@ -80,7 +80,7 @@ func others() []peer {
 		{name: "Calico", comms: []string{"calico-node"}, links: []string{"cali*"},
 			note: "uses bits 16-31 of marks: choose another mask, or restrict its own"},
 		{name: "systemd-networkd", comms: []string{"systemd-network"},
-			note: "deletes rules of others when it starts; sidestep adds its own again, ManageForeignRoutingPolicyRules=no keeps them"},
+			note: "deletes rules of others, the VPN's too, as it starts and as links come; sidestep adds its own again, ManageForeignRoutingPolicyRules=no keeps all"},
 	}
 }
 
