@@ -56,6 +56,7 @@ func TestNothingOfAFloodIsOnTheWrongSideOfAnUpgrade(t *testing.T) {
 			r.ends(a, inside, name+", included after the upgrade")
 		}
 		listed.end()
+		other.end()
 		later.stop()
 	})
 	r.patient() // the spells' time is over
