@@ -58,6 +58,7 @@ type Datapath struct {
 	succeeded bool                 // there were such maps
 	published bool                 // what we attach is pinned
 	asksNetns bool
+	netfilter bool // there are programs for it
 	objs      bpf.DatapathObjects
 	links     map[string]link.Link
 
@@ -166,6 +167,12 @@ func (d *Datapath) specialize(spec *ebpf.CollectionSpec) error {
 			return fmt.Errorf("set asks_netns: %w", err)
 		}
 	}
+	if d.netfilter, err = haveNetfilter(); err != nil {
+		return err
+	}
+	if !d.netfilter {
+		leaveOutAnswers(spec)
+	}
 	age(spec)
 	return deafen(spec)
 }
@@ -215,6 +222,9 @@ func (d *Datapath) setMask(c *bpf.DatapathConfig) {
 // another layout until the first Set.
 func (d *Datapath) attach(cookie uint64) error {
 	if err := d.attachTraces(); err != nil {
+		return err
+	}
+	if err := d.attachAnswers(); err != nil {
 		return err
 	}
 	if err := d.attachHooks(d.socketHooks()); err != nil {

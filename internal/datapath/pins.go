@@ -190,7 +190,7 @@ func (d *Datapath) pinIn(aside string) error {
 // between leaves some: those that call a socket wrong which they do not know must not be without those that make it known,
 // and what marks must not be without the guard. Doors come and go last.
 var linkOrder = []string{
-	"exit", "newtask", "fork", "exec", "egress", "ingress", "socket",
+	"exit", "newtask", "fork", "exec", "answers4", "answers6", "egress", "ingress", "socket",
 	"bind4", "bind6", "connect4", "connect6", "sendmsg4", "sendmsg6", "setsockopt",
 }
 

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"sidestep/internal/datapath"
 	"sidestep/internal/lab/actor"
 )
@@ -105,15 +107,29 @@ func TestTakingOverThatIsCutOffChangesNothing(t *testing.T) {
 	r.wantMark(running, 0, "included by the old layout")
 }
 
+// TestPinsThatAnOlderVersionDidNotHaveAreMade adopts thrice: each new link to netfilter needs a place beside the old one.
 func TestPinsThatAnOlderVersionDidNotHaveAreMade(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.ok(r.Close())
-	cut := filepath.Join(r.opts.Pins, "maps", "cut")
-	r.ok(os.Remove(cut))
-	r.open()
-	if _, err := os.Stat(cut); err != nil || !r.Adopted() {
-		t.Errorf("adopted %t, and the pin: %v", r.Adopted(), err)
+	pins := func() []string {
+		t.Helper()
+		all, err := filepath.Glob(filepath.Join(r.opts.Pins, "*", "*"))
+		r.ok(err)
+		return all
+	}
+	want := pins()
+	for range 3 {
+		r.ok(r.Close())
+		r.ok(os.Remove(filepath.Join(r.opts.Pins, "maps", "cut")))
+		later, err := filepath.Glob(filepath.Join(r.opts.Pins, "links", "answers*"))
+		r.ok(err)
+		for _, l := range later[:len(later)/2] {
+			r.ok(os.Remove(l))
+		}
+		r.open()
+		if d := cmp.Diff(want, pins()); d != "" || !r.Adopted() {
+			t.Errorf("adopted %t, and the pins (-want +got):\n%s", r.Adopted(), d)
+		}
 	}
 }
 

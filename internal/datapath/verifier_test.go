@@ -22,6 +22,11 @@ func TestVerifierIsFarFromItsLimit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if has, err := haveNetfilter(); err != nil {
+		t.Fatal(err)
+	} else if !has {
+		leaveOutAnswers(spec)
+	}
 	processed := regexp.MustCompile(`processed (\d+) insns`)
 	for name := range spec.Programs {
 		one := spec.Copy()

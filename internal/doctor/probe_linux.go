@@ -38,6 +38,7 @@ var (
 	sendMessage    = attempt{kind: ebpf.CGroupSockAddr, attach: ebpf.AttachCGroupUDP4Sendmsg, ret: 1}
 	setOption      = attempt{kind: ebpf.CGroupSockopt, attach: ebpf.AttachCGroupSetsockopt, ret: 1}
 	guard          = attempt{kind: ebpf.CGroupSKB, attach: ebpf.AttachCGroupInetEgress, ret: 1}
+	answers        = attempt{kind: ebpf.Netfilter, attach: ebpf.AttachNetfilter, ret: 1}
 )
 
 func tracepoint(name string) attempt {

@@ -127,6 +127,9 @@ func (r *rig) wantTraces(before []string) objects {
 	if doctor.Offers("tcx") == nil {
 		links++ // at the tunnel's door
 	}
+	if doctor.Offers("netfilter programs") == nil {
+		links += 2
+	}
 	if len(o.maps) < 10 || len(o.programs) < 5 || len(o.links) != links {
 		r.t.Errorf("the kernel has %v of ours, want more than 10 maps and 5 programs, and %d links", o, links)
 	}

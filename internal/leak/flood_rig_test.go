@@ -24,7 +24,7 @@ type flood struct {
 	peers  [2]netip.Prefix // the addresses of the peers, in each family
 	stray  trail           // what proves has sent on both sides
 	closed map[trail]bool  // connections inside that were nobody's when the flood was excluded
-	pardon bool            // resets by nobody's socket are let pass
+	pardon bool            // resets by nobody's socket are let pass, with the tunnel's address
 	probes []probe
 	stop   func()
 }

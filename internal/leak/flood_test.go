@@ -76,7 +76,6 @@ func TestNothingOfAFloodIsInsideWhileLinksComeAndGo(t *testing.T) {
 	r.wait("the engine to be engaged", func() bool { return r.status().State == api.Engaged })
 	r.spells(func(number int, d *download) {
 		f := r.flood("flood", number)
-		f.pardon = true
 		r.exclude(f.path)
 		in := f.sentInside()
 		for range share(30) {

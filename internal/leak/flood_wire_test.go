@@ -32,11 +32,12 @@ type load struct{ packets, bytes uint64 }
 // A count is what a flood has sent on a side, by flow.
 type count map[trail]load
 
-// isReset reports whether a flow is of nothing but resets by nobody's socket. docs/limits.md: they enter a tunnel that the
-// daemon has not seen yet, and once it has been stopped.
+// isReset reports whether a flow is of nothing but resets by nobody's socket, of connections that were in the tunnel.
+// docs/limits.md: what an app had closed before it was excluded leaves no trace.
 func isReset(fl lab.Flow) bool {
 	headers := map[lab.Family]uint64{lab.IPv4: 20 + 20, lab.IPv6: 40 + 20}[fl.Family]
-	return fl.Proto == lab.TCP && fl.Bytes == headers*fl.Packets
+	own := sources[inside]
+	return fl.Proto == lab.TCP && fl.Bytes == headers*fl.Packets && slices.Contains(own[:], fl.Src)
 }
 
 // sent returns what the flood has sent on a side so far.

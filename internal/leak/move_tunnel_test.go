@@ -38,7 +38,6 @@ func (j *journey) rename(from, to string) {
 func TestExcludedProgramsStayOutsideWhileTheTunnelReconnects(t *testing.T) {
 	t.Parallel()
 	j := newJourney(newRig(t, lab.Options{MaxFlows: 1 << 18}))
-	j.flood.pardon = true // docs/limits.md: in the milliseconds before the daemon has seen a link
 	for range times(1) {
 		for _, s := range reconnections {
 			j.make(s)
@@ -56,7 +55,6 @@ func TestExcludedProgramsStayOutsideWhileTheTunnelReconnects(t *testing.T) {
 func TestDaemonThatSleepsThroughChangesCatchesUp(t *testing.T) {
 	t.Parallel()
 	j := newJourney(newRig(t, lab.Options{Spare: true, MaxFlows: 1 << 18}))
-	j.flood.pardon = true // as above
 	steps := []step{
 		{name: "woken on Wi-Fi, with another tunnel", from: wifi, exposed: true, do: func(j *journey) {
 			j.asleep(func() {

@@ -20,6 +20,7 @@
 #include "process.h"
 #include "join.h"
 #include "door.h"
+#include "answer.h"
 #include "walk.h"
 
 /* Both licences may be chosen; the helpers that read the kernel want this word. */

@@ -251,6 +251,7 @@ const (
 	DatapathMapSettings      = "settings"
 	DatapathMapStats         = "stats"
 	DatapathMapUnlisted      = "unlisted"
+	DatapathProgOnAnswer     = "on_answer"
 	DatapathProgOnBind4      = "on_bind4"
 	DatapathProgOnBind6      = "on_bind6"
 	DatapathProgOnConnect4   = "on_connect4"
@@ -321,6 +322,7 @@ type DatapathSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathProgramSpecs struct {
+	OnAnswer     *ebpf.ProgramSpec `ebpf:"on_answer"`
 	OnBind4      *ebpf.ProgramSpec `ebpf:"on_bind4"`
 	OnBind6      *ebpf.ProgramSpec `ebpf:"on_bind6"`
 	OnConnect4   *ebpf.ProgramSpec `ebpf:"on_connect4"`
@@ -459,6 +461,7 @@ type DatapathVariables struct {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathPrograms struct {
+	OnAnswer     *ebpf.Program `ebpf:"on_answer"`
 	OnBind4      *ebpf.Program `ebpf:"on_bind4"`
 	OnBind6      *ebpf.Program `ebpf:"on_bind6"`
 	OnConnect4   *ebpf.Program `ebpf:"on_connect4"`
@@ -488,6 +491,7 @@ type DatapathPrograms struct {
 
 func (p *DatapathPrograms) Close() error {
 	return _DatapathClose(
+		p.OnAnswer,
 		p.OnBind4,
 		p.OnBind6,
 		p.OnConnect4,

@@ -142,31 +142,36 @@ static __always_inline int was_cut(const struct flow *f)
 	return when && (__u32)(bpf_ktime_get_boot_ns() / 1000000000) - *when < CUT_SECONDS;
 }
 
-/* is_misled reports whether a packet that the kernel answers with, in nobody's name, takes an uplink's address into a
- * closed link; or goes on with a connection that was cut, or might: an app was excluded a moment ago, and what it had
- * closed just before that left no trace.
+/* misleads reports whether an answer of the kernel's, in nobody's name, takes an uplink's address into a closed link; or goes
+ * on with a connection that was cut, or might: an app was excluded a moment ago, and what it had closed just before that left
+ * no trace.
  */
+static __noinline int misleads(const struct config *cfg, __u32 link, __u32 answer, const struct flow *f)
+{
+	if (!cfg || !f)
+		return 0;
+	if (!is_permitted(link)) {
+		if (whose_address(&f->local) == ADDRESS_OUTSIDE)
+			return 1;
+		if (answer != ANSWER_ERROR && bpf_ktime_get_boot_ns() < cfg->quiet)
+			return 1;
+	}
+	return answer != ANSWER_ERROR && was_cut(f);
+}
+
+/* is_misled is misleads for a packet that the kernel may answer with. */
 static __noinline int is_misled(struct __sk_buff *skb, const struct config *cfg)
 {
 	__u32 protocol = protocol_of(skb);
 	__u32 answer = answer_of(skb, protocol);
 	struct flow f = {};
-	struct address a;
 
 	if (!cfg || answer == ANSWER_NONE)
 		return 0;
-	if (!is_permitted(skb->ifindex)) {
-		if (read_address(skb, SOURCE, &a) && whose_address(&a) == ADDRESS_OUTSIDE)
-			return 1;
-		if (answer != ANSWER_ERROR && bpf_ktime_get_boot_ns() < cfg->quiet)
-			return 1;
-	}
-	if (answer == ANSWER_ERROR)
-		return 0;
-	read_packet(skb, answer == ANSWER_NOBODY ? IPPROTO_NONE : protocol, SENT, &f);
+	read_packet(skb, answer == ANSWER_TCP ? protocol : IPPROTO_NONE, SENT, &f);
 	if (answer == ANSWER_NOBODY)
 		f.protocol = IPPROTO_UDP;
-	return was_cut(&f);
+	return misleads(cfg, skb->ifindex, answer, &f);
 }
 
 /* tell reports a stopped packet, once in a second for each socket: a flood must not drown everything else. */

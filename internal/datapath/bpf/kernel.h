@@ -183,6 +183,32 @@ struct bpf_iter__udp {
 	struct udp_sock *udp_sk;
 };
 
+struct net_device {
+	int ifindex;
+};
+
+struct dst_entry {
+	struct net_device *dev;
+};
+
+struct sk_buff {
+	struct sock *sk;
+	__u32 mark;
+	unsigned long _skb_refdst; /* the route: a struct dst_entry */
+	unsigned char *head;
+	__u16 network_header; /* counted from head */
+};
+
+struct nf_hook_state {
+	__u8 pf;
+	struct sock *sk; /* who sends */
+};
+
+struct bpf_nf_ctx {
+	const struct nf_hook_state *state;
+	struct sk_buff *skb;
+};
+
 #pragma clang attribute pop
 
 #define CLONE_THREAD 0x00010000 /* include/uapi/linux/sched.h */
@@ -231,6 +257,7 @@ struct bpf_iter__udp {
 
 /* include/net/tcp_states.h; a connected UDP socket is TCP_ESTABLISHED */
 #define TCP_ESTABLISHED 1
+#define TCP_TIME_WAIT 6
 #define TCP_CLOSE_WAIT 8
 #define TCP_LISTEN 10
 #define TCP_NEW_SYN_RECV 12
