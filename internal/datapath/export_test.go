@@ -1,6 +1,10 @@
 package datapath
 
-import "github.com/cilium/ebpf"
+import (
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+)
 
 // SetSizes makes maps small, so that tests can fill them.
 func (o *Options) SetSizes(sizes map[string]uint32) { o.sizes = sizes }
@@ -16,4 +20,14 @@ func (d *Datapath) ProgramIDs() []ebpf.ProgramID {
 		}
 	}
 	return ids
+}
+
+// Addresses are those that the guard knows: 1 outside, 2 inside.
+func (d *Datapath) Addresses() (map[netip.Addr]uint32, error) {
+	have, err := contents[[16]byte](d.objs.Addresses)
+	known := map[netip.Addr]uint32{}
+	for a, role := range have {
+		known[netip.AddrFrom16(a).Unmap()] = role
+	}
+	return known, err
 }

@@ -28,7 +28,8 @@ type Network struct {
 	// Uplink4 and Uplink6 are where groups are joined by excluded programs that name no link; 0 where there is none.
 	Uplink4, Uplink6 int
 	// Outside are this machine's addresses on links that are permitted, Inside those on others, Neutral those that tell no
-	// side. What was Outside and is nowhere now stays so: a link that comes back has its address before it is seen.
+	// side. What is nowhere now stays what it was: a link that comes back has its address before it is seen, and a connection
+	// attempt that began with a tunnel's address repeats itself when the tunnel is gone.
 	Outside, Inside, Neutral []netip.Addr
 	// Local is where a socket may still send whose app has changed sides. Hosts may be reached outside in strict mode, too.
 	Local, Hosts []netip.Prefix
@@ -81,7 +82,7 @@ func (d *Datapath) knowAddresses(n Network) error {
 	}
 	want := addressRoles(n)
 	for a, role := range have {
-		if _, ok := want[a]; !ok && role == addressOutside && !slices.Contains(n.Neutral, netip.AddrFrom16(a).Unmap()) {
+		if _, ok := want[a]; !ok && !slices.Contains(n.Neutral, netip.AddrFrom16(a).Unmap()) {
 			want[a] = role
 		}
 	}

@@ -150,7 +150,7 @@ struct {
 	__type(value, __u32);
 } links SEC(".maps");
 
-/* addresses: this machine's on permitted links (ADDRESS_OUTSIDE), now or before, and on others (ADDRESS_INSIDE). Those on both
+/* addresses: this machine's on permitted links (ADDRESS_OUTSIDE) and on others (ADDRESS_INSIDE), now or before. Those on both
  * are missing.
  *
  * Writer: the agent. Reader: the guard, the bind hook. Full: the least recently used goes; the agent writes those of now
