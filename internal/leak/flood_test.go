@@ -76,6 +76,7 @@ func TestNothingOfAFloodIsInsideWhileLinksComeAndGo(t *testing.T) {
 	r.wait("the engine to be engaged", func() bool { return r.status().State == api.Engaged })
 	r.spells(func(number int, d *download) {
 		f := r.flood("flood", number)
+		f.pardon = true // peers of what it had closed before it was excluded may repeat themselves late, under load
 		r.exclude(f.path)
 		in := f.sentInside()
 		for range share(30) {

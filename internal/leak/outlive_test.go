@@ -113,6 +113,7 @@ func TestADaemonThatIsStoppedForAWhileCatchesUp(t *testing.T) {
 	d := r.daemon()
 	r.spells(func(number int, _ *download) {
 		listed := r.flood("listed", number)
+		listed.pardon = true // as above
 		r.exclude(listed.path)
 		in := listed.sentInside()
 		for range 3 {
