@@ -164,18 +164,8 @@ func (d *Datapath) guardDoors(indexes []int) error {
 	for _, index := range indexes {
 		name := fmt.Sprint(doorPin, index)
 		wanted[name] = true
-		if d.hasDoor(name) {
-			continue
-		}
-		l, err := d.attachDoor(index)
-		if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.ENODEV) {
-			continue // no such door; or the link is gone, of which the next network tells
-		}
-		if err != nil {
+		if err := d.guardDoor(name, index); err != nil {
 			return fmt.Errorf("guard the door of link %d: %w", index, err)
-		}
-		if err := d.hold(name, l); err != nil {
-			return errors.Join(err, l.Close())
 		}
 	}
 	held, err := d.heldLinks()
@@ -193,19 +183,39 @@ func (d *Datapath) guardDoors(indexes []int) error {
 	return nil
 }
 
+// guardDoor guards one door, unless it is guarded already.
+func (d *Datapath) guardDoor(name string, index int) error {
+	if guarded, err := d.hasDoor(name); guarded || err != nil {
+		return err
+	}
+	l, err := d.attachDoor(index)
+	if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.ENODEV) {
+		return nil // no such door; or the link is gone, of which the next network tells
+	}
+	if err != nil {
+		return err
+	}
+	if err := d.hold(name, l); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	return nil
+}
+
 // hasDoor reports whether the door of a link is guarded: of that very link, and not of one that had its index before.
-func (d *Datapath) hasDoor(name string) bool {
+func (d *Datapath) hasDoor(name string) (bool, error) {
 	l := d.links[name]
 	if l == nil {
-		return false
+		return false, nil
 	}
 	info, err := l.Info()
-	if err == nil && info.TCX() != nil && info.TCX().Ifindex != 0 {
-		return true
+	if err != nil {
+		return false, err // it is pinned, and the next one would find its place taken
+	}
+	if info.TCX() != nil && info.TCX().Ifindex != 0 {
+		return true, nil
 	}
 	delete(d.links, name)
-	l.Close()
-	return false
+	return false, l.Close()
 }
 
 func (d *Datapath) attachDoor(index int) (l link.Link, err error) {
