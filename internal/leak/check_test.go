@@ -247,9 +247,9 @@ included tcp [2001:db8:ffff::99]:443: wg0 (tunnel) ok
 included dns [2001:db8:99::10]:53: wg0 (tunnel) ok
 excluded udp 198.51.100.99:443: eth0 (uplink) ok
 excluded tcp 198.51.100.99:443: eth0 (uplink) ok
-excluded udp [2001:db8:ffff::99]:443:  (none) ok no uplink: no route to host
-excluded tcp [2001:db8:ffff::99]:443:  (none) ok no uplink: no route to host
-excluded dns [2001:db8:99::10]:53:  (none) ok no uplink: no route to host`)
+excluded udp [2001:db8:ffff::99]:443:  (none) ok no uplink: network is unreachable
+excluded tcp [2001:db8:ffff::99]:443:  (none) ok no uplink: network is unreachable
+excluded dns [2001:db8:99::10]:53:  (none) ok no uplink: network is unreachable`)
 
 	// Nothing can precede a rule with priority 1: what it takes into the tunnel, the guard stops.
 	taken := netlink.NewRule()
