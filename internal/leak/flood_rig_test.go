@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -23,7 +24,7 @@ type flood struct {
 	path   string
 	peers  [2]netip.Prefix // the addresses of the peers, in each family
 	stray  trail           // what proves has sent on both sides
-	closed map[trail]bool  // connections inside that were nobody's when the flood was excluded
+	closed map[trail]bool  // connections inside that were nobody's when the flood was excluded, each time
 	pardon bool            // resets by nobody's socket are let pass, with the tunnel's address
 	probes []probe
 	stop   func()
@@ -56,7 +57,7 @@ func (r *rig) spells(fn func(number int, d *download)) {
 // number tells the floods of a world apart.
 func (r *rig) flood(name string, number int) *flood {
 	r.t.Helper()
-	f := &flood{rig: r, path: r.at(name), probes: r.probes()}
+	f := &flood{rig: r, path: r.at(name), probes: r.probes(), closed: map[trail]bool{}}
 	f.peers[0] = netip.MustParsePrefix(fmt.Sprintf("%d.0.0.0/8", 11+number%100))
 	f.peers[1] = netip.MustParsePrefix(fmt.Sprintf("2001:db8:f%03x::/48", number%100))
 	var lines []actor.FloodLine
@@ -139,7 +140,6 @@ func (f *flood) provesClosed() {
 // What it had closed before is nobody's: such connections end in the tunnel (docs/limits.md), and are not looked for.
 func (f *flood) sentInside() lab.Flows {
 	f.t.Helper()
-	f.closed = map[trail]bool{}
 	f.ok(f.world.Machine.Do(func() error {
 		for i, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 			sockets, err := netlink.SocketDiagTCP(family)
@@ -217,8 +217,7 @@ func (f *flood) end() {
 func (f *flood) wantNoneCrossed(when string) {
 	f.t.Helper()
 	in, out := f.crossed()
-	delete(in, f.stray)
-	delete(out, f.stray)
+	maps.DeleteFunc(in, func(t trail, _ load) bool { return t == f.stray || f.closed[t] })
 	if len(in) != 0 {
 		f.t.Fatalf("%s: flows on both sides; inside: %v; outside: %v", when, in, out)
 	}
