@@ -108,6 +108,19 @@ func greet(conn *net.TCPConn) error {
 	return err
 }
 
+// isLost reports whether fewer answers of a peer have reached this machine than datagrams have been sent to it: on a machine
+// that is busy the lab loses some.
+func (h *history) isLost(p *peer) bool {
+	h.t.Helper()
+	if p.place == loopback {
+		return false
+	}
+	came, err := h.wire(p.trace.wire).Count(lab.Match{Direction: lab.Received, Proto: lab.UDP, Src: p.at.Addr().Unmap()})
+	h.ok(err)
+	h.t.Logf("%d answers to %d datagrams have come: %s", came, p.trace.want, p.trace.what)
+	return came < p.trace.want
+}
+
 // answer answers every datagram with where it comes from, and itself.
 func answer(conn *net.UDPConn) error {
 	b := make([]byte, 1500)
