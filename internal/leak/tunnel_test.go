@@ -151,7 +151,7 @@ func TestKernelAnswersForExcludedProgramsStayOutOfTheTunnel(t *testing.T) {
 func TestResetsStayOutOfATunnelThatNobodyHasSeen(t *testing.T) {
 	t.Parallel()
 	if err := doctor.Offers("netfilter programs"); err != nil {
-		t.Skipf("this kernel shows resets to nobody but the door of a link: %v", err)
+		t.Skipf("this kernel has no programs for netfilter, and shows resets to the door of a link alone: %v", err)
 	}
 	r := newRig(t, lab.Options{})
 	from := []netip.AddrPort{internet4(servicePort), internet6(servicePort)}

@@ -66,6 +66,9 @@ func mountAll() {
 			say("note mount %s: %v", m.target, err)
 		}
 	}
+	if err := os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+memory"), 0); err != nil { // as systemd does
+		say("note limit memory: %v", err)
+	}
 }
 
 // runPlan prepares the guest and goes through the plan.

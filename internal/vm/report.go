@@ -25,7 +25,7 @@ type result struct {
 	took    time.Duration
 
 	step     string
-	lacks    []string // of the kernel, as tests say that are about to be skipped
+	lacks    []string // of kernel and guest, as tests say that are about to be skipped
 	reported map[string]bool
 	has      []string
 	ended    bool // the guest came to its end
@@ -71,8 +71,10 @@ func (r *result) line(line string) {
 	if r.step == "daemon" && strings.HasPrefix(line, "sidestep: ") && r.said == "" {
 		r.said = strings.TrimPrefix(line, "sidestep: ")
 	}
-	if _, what, ok := strings.Cut(line, ": this kernel has no "); ok {
-		r.lacks = append(r.lacks, what)
+	for _, words := range []string{": this kernel has no ", ": needs "} { // what guests have no programs for is missing, too
+		if _, what, ok := strings.Cut(line, words); ok {
+			r.lacks = append(r.lacks, what)
+		}
 	}
 	m := testLine.FindStringSubmatch(line)
 	if m == nil {
