@@ -34,7 +34,7 @@ race: ## the tests under the race detector, without those that count packets (ro
 	$(GO) test -race -p 1 -timeout 30m ./policy ./api . $$($(GO) list ./internal/... | grep -v internal/leak)
 
 .PHONY: bench
-bench: ## what it costs, engine off and on in one run: ten minutes, or BENCH=-short (root)
+bench: ## what it costs, engine off and on in one run: half an hour, or BENCH=-short (root)
 	$(GO) run ./bench/cost $(BENCH)
 
 .PHONY: bench-race

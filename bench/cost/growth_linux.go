@@ -86,7 +86,7 @@ func (b *bench) series() ([]series, error) {
 		return func() (func() error, error) { return b.crowded(processes, sockets) }
 	}
 	deep := series{what: "folders above the program, with 1000 directories in the rules"}
-	same := series{what: "the same, each named as a listed directory"}
+	same := series{what: "folders above it, each named as a listed directory"}
 	for _, n := range []int{1, 16, 64, 200} {
 		for _, s := range []struct {
 			root, name string

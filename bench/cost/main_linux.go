@@ -1,6 +1,6 @@
 // Command cost measures what sidestep costs a machine: each thing that programs do, with the engine off and on, in one run.
 //
-//	go run ./bench/cost            # as root; ten minutes on two cores
+//	go run ./bench/cost            # as root; about half an hour on two cores
 //	go run ./bench/cost -short     # the same, coarser, in a minute and a half
 //
 // It runs the real daemon in a world of its own (package lab), so nothing outside is touched but for the time. Every
@@ -20,6 +20,8 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -41,7 +43,7 @@ func main() {
 	var s settings
 	flag.BoolVar(&s.short, "short", false, "coarse, in less than 90 seconds")
 	flag.IntVar(&s.rounds, "rounds", 0, "how many `rounds` (default 12, with -short 2)")
-	flag.StringVar(&s.only, "only", "", "only this `part`: ratios, programs, growth, daemon or flip")
+	flag.StringVar(&s.only, "only", "", "only these `parts`: ratios, programs, growth, daemon, flip, with commas between them")
 	flag.Func("ops", "only what programs do that matches the `regexp`", func(text string) (err error) {
 		s.ops, err = regexp.Compile(text)
 		return err
@@ -83,7 +85,7 @@ func run(ctx context.Context, s settings, out io.Writer) (err error) {
 		{"ratios", b.ratios}, {"programs", b.programs}, {"growth", b.growth}, {"daemon", b.daemonCosts}, {"flip", b.flips},
 	}
 	for _, p := range parts {
-		if s.only != "" && s.only != p.name {
+		if s.only != "" && !slices.Contains(strings.Split(s.only, ","), p.name) {
 			continue
 		}
 		if err := p.run(ctx); err != nil {
