@@ -54,7 +54,7 @@ var suites = []suite{
 	{pkg: "internal/route"},
 	{pkg: "internal/netmon"},
 	{pkg: "internal/sockets"},
-	{pkg: "internal/identity", args: []string{"-test.skip=PermissionErrorNames"}}, // guests have no other user than root
+	{pkg: "internal/identity"},
 	{pkg: "internal/doctor"},
 	{pkg: "internal/check"},
 	{pkg: "."},
