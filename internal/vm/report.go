@@ -33,6 +33,8 @@ type result struct {
 
 var (
 	testLine = regexp.MustCompile(`--- (PASS|FAIL|SKIP): (Test[^ /]*)[^ ]* \(`)
+	// What tests say that are about to be skipped, for want of something in the kernel, or of a program in the guest.
+	lackLine = regexp.MustCompile(`: (?:this kernel has no (.*)|needs (\S+): apt-get install )`)
 	// What kernels print when something is wrong with them.
 	kernelLine = regexp.MustCompile(`^\[ *[0-9.]+\].*(BUG|WARNING:|Oops|Call Trace|general protection|lockdep|stall)`)
 )
@@ -71,10 +73,8 @@ func (r *result) line(line string) {
 	if r.step == "daemon" && strings.HasPrefix(line, "sidestep: ") && r.said == "" {
 		r.said = strings.TrimPrefix(line, "sidestep: ")
 	}
-	for _, words := range []string{": this kernel has no ", ": needs "} { // what guests have no programs for is missing, too
-		if _, what, ok := strings.Cut(line, words); ok {
-			r.lacks = append(r.lacks, what)
-		}
+	if m := lackLine.FindStringSubmatch(line); m != nil {
+		r.lacks = append(r.lacks, m[1]+m[2])
 	}
 	m := testLine.FindStringSubmatch(line)
 	if m == nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,17 @@ func readResult(t *testing.T, k kernel, text string) *result {
 		t.Fatal(err)
 	}
 	return r
+}
+
+func TestOnlyALackOfTheKernelOrOfAProgramExcusesASkip(t *testing.T) {
+	r := readResult(t, kernel{Tests: all}, "@@ kernel 6.1\r\n@@ step .\r\n"+
+		"    a_test.go:9: needs root: run it as root\r\n--- SKIP: TestOne (0.00s)\r\n"+
+		"    a_test.go:9: needs openvpn: apt-get install openvpn\r\n--- SKIP: TestTwo (0.00s)\r\n"+
+		"    a_test.go:9: this kernel has no tcx\r\n--- SKIP: TestThree (0.00s)\r\n@@ end . 1.0 ok\r\n@@ off\r\n")
+	want := []string{". TestTwo: no openvpn", ". TestThree: no tcx"}
+	if len(r.failed) != 1 || !strings.HasPrefix(r.failed[0], ". TestOne was skipped") || !slices.Equal(r.skipped, want) {
+		t.Errorf("failed %q, skipped %q, want TestOne, %q", r.failed, r.skipped, want)
+	}
 }
 
 func TestConsoleBecomesARow(t *testing.T) {
