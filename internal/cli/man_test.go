@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"sidestep/internal/lab/labtest"
 )
 
 const manPage = "../../man/sidestep.1"
@@ -109,7 +111,7 @@ func TestEveryCommandTeaches(t *testing.T) {
 func TestManPageIsClean(t *testing.T) {
 	mandoc, err := exec.LookPath("mandoc")
 	if err != nil {
-		t.Skip("needs mandoc")
+		labtest.Skip(t, "needs mandoc: apt-get install mandoc")
 	}
 	// What other pages are installed here is no fault of this one.
 	out, err := exec.Command(mandoc, "-T", "lint", "-W", "style", manPage).Output()

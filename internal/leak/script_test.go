@@ -1,6 +1,7 @@
 package leak_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sidestep/internal/lab/actor"
+	"sidestep/internal/lab/labtest"
 )
 
 // script puts a script at a name in the scene's directory; the unlisted program runs it.
@@ -215,11 +217,11 @@ func TestListedScriptIsKnownByItsOldPathThroughUsr(t *testing.T) {
 	t.Parallel()
 	r := engaged(t)
 	if to, err := os.Readlink("/lib"); err != nil || to != "usr/lib" {
-		t.Skipf("/lib is no link to usr/lib here: %v", err)
+		labtest.Skip(t, fmt.Sprintf("/lib is no link to usr/lib here: %v", err))
 	}
 	const dir = "/usr/lib/tmpfiles.d"
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
-		t.Skipf("no place for a mount: %v", err)
+		labtest.Skip(t, fmt.Sprintf("no place for a mount: %v", err))
 	}
 	t.Cleanup(func() { r.ok(unix.Unmount(dir, unix.MNT_DETACH)) })
 	script := dir + "/tool"
