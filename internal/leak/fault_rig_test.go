@@ -64,10 +64,12 @@ func (f *fragile) engages() bool {
 	defer tick.Stop()
 	ctx, cancel := context.WithTimeout(f.r.ctx, time.Minute)
 	defer cancel()
+	var last api.Status
 	for {
-		s, err := f.r.engine.Status(ctx)
-		if err == nil && s.State == api.Engaged {
-			return true
+		if s, err := f.r.engine.Status(ctx); err == nil {
+			if last = s; s.State == api.Engaged {
+				return true
+			}
 		}
 		select {
 		case <-tick.C:
@@ -75,7 +77,7 @@ func (f *fragile) engages() bool {
 			f.done <- err
 			return false
 		case <-ctx.Done():
-			f.stuck(fmt.Sprintf("the daemon neither engages nor ends; its status is %+v, %v", s, err))
+			f.stuck(fmt.Sprintf("the daemon neither engages nor ends; it said last: %+v", last))
 		}
 	}
 }

@@ -62,37 +62,47 @@ func TestExcludedProgramsFollowTheUplink(t *testing.T) {
 // nobody puts the tunnel's back.
 func (j *journey) purge() {
 	j.t.Helper()
+	rules, routes := j.ours()
 	j.ok(j.world.Machine.Do(func() error {
-		deleted := 0
-		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-			rules, err := netlink.RuleList(family)
-			if err != nil {
+		for _, rule := range rules {
+			if err := netlink.RuleDel(&rule); err != nil {
 				return err
-			}
-			for _, rule := range rules {
-				if rule.Protocol != route.DefaultProtocol {
-					continue
-				}
-				if err := netlink.RuleDel(&rule); err != nil {
-					return err
-				}
-				deleted++
-			}
-			ours := &netlink.Route{Table: int(route.DefaultTable)}
-			routes, err := netlink.RouteListFiltered(family, ours, netlink.RT_FILTER_TABLE)
-			if err != nil {
-				return err
-			}
-			for _, r := range routes {
-				if err := netlink.RouteDel(&r); err != nil {
-					return fmt.Errorf("%v: %w", r, err)
-				}
-				deleted++
 			}
 		}
-		if deleted < 4 {
+		for _, r := range routes {
+			if err := netlink.RouteDel(&r); err != nil {
+				return fmt.Errorf("%v: %w", r, err)
+			}
+		}
+		if deleted := len(rules) + len(routes); deleted < 4 {
 			return fmt.Errorf("there were %d rules and routes to delete, want two rules in each family at least", deleted)
 		}
 		return nil
 	}))
+}
+
+// ours are sidestep's rules and routes.
+func (r *rig) ours() (rules []netlink.Rule, routes []netlink.Route) {
+	r.t.Helper()
+	r.ok(r.world.Machine.Do(func() error {
+		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+			all, err := netlink.RuleList(family)
+			if err != nil {
+				return err
+			}
+			for _, rule := range all {
+				if rule.Protocol == route.DefaultProtocol {
+					rules = append(rules, rule)
+				}
+			}
+			table := &netlink.Route{Table: int(route.DefaultTable)}
+			found, err := netlink.RouteListFiltered(family, table, netlink.RT_FILTER_TABLE)
+			if err != nil {
+				return err
+			}
+			routes = append(routes, found...)
+		}
+		return nil
+	}))
+	return rules, routes
 }

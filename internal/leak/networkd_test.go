@@ -15,7 +15,6 @@ import (
 
 	"sidestep/api"
 	"sidestep/internal/lab"
-	"sidestep/internal/route"
 )
 
 // dockName is a link that networkd manages, too, and dockIndex its number, which is known before it comes.
@@ -195,13 +194,13 @@ func (n *networkd) deletes(as func(), routesToo bool) {
 		as()
 		n.wait("networkd to delete rules and routes", func() bool {
 			rulesLeft, routesLeft := n.ours()
-			return rulesLeft == 0 && routesToo == (routesLeft == 0)
+			return len(rulesLeft) == 0 && routesToo == (len(routesLeft) == 0)
 		})
 	})
 	woken := time.Now()
 	n.wait("sidestep's rules and routes", func() bool {
 		nowRules, nowRoutes := n.ours()
-		return nowRules == rules && nowRoutes >= routes // a link that has come may have some
+		return len(nowRules) == len(rules) && len(nowRoutes) >= len(routes) // a link that has come may have some
 	})
 	took := time.Since(woken)
 	n.note("deleted rules and routes are back", took)
@@ -216,34 +215,8 @@ func (n *networkd) spares() {
 	before, _ := n.ours()
 	n.foreign("no")
 	n.asleep(n.restart)
-	if rules, _ := n.ours(); rules != before {
-		n.t.Errorf("networkd has left %d of %d rules", rules, before)
+	if rules, _ := n.ours(); len(rules) != len(before) {
+		n.t.Errorf("networkd has left %d of %d rules", len(rules), len(before))
 	}
 	n.foreign("yes")
-}
-
-// ours counts sidestep's rules and routes.
-func (n *networkd) ours() (rules, routes int) {
-	n.t.Helper()
-	n.ok(n.world.Machine.Do(func() error {
-		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-			all, err := netlink.RuleList(family)
-			if err != nil {
-				return err
-			}
-			for _, rule := range all {
-				if rule.Protocol == route.DefaultProtocol {
-					rules++
-				}
-			}
-			table := &netlink.Route{Table: int(route.DefaultTable)}
-			found, err := netlink.RouteListFiltered(family, table, netlink.RT_FILTER_TABLE)
-			if err != nil {
-				return err
-			}
-			routes += len(found)
-		}
-		return nil
-	}))
-	return rules, routes
 }

@@ -186,8 +186,12 @@ func resetsTo(to netip.AddrPort) lab.Match {
 	return lab.Match{Direction: lab.Sent, Proto: lab.TCP, Src: uplinkOf(to), Dst: to.Addr()}
 }
 
+// uplinkOf is the uplink's address of the same family.
 func uplinkOf(to netip.AddrPort) netip.Addr {
-	return sources[outside][map[bool]int{true: 1}[to.Addr().Is6()]]
+	if to.Addr().Is6() {
+		return sources[outside][1]
+	}
+	return sources[outside][0]
 }
 
 // knockOutside tries from the internet to connect to a port of the uplink's address where nobody listens.

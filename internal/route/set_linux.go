@@ -56,9 +56,10 @@ func (a *Actuator) Saved() Saved { return Saved{Sysctls: slices.Clone(a.sysctls.
 
 // Set makes the world equal the plan. Setting the same plan again changes nothing.
 //
-// It may fail half-way, and ctx may end it half-way, without a packet going wrong: routes come before
-// the rules that lead to them, the rule that refuses before the one that looks, and what is not wanted any more goes last. A family
-// that fails does not keep the other from being set. A kernel without IPv6 has nothing to set there.
+// It may fail half-way, and ctx may end it half-way, without a packet going wrong: routes come before the
+// rules that lead to them, the rule that refuses before the one that looks, and what is not wanted any more
+// goes last. A family that fails does not keep the other from being set. A kernel without IPv6 has nothing
+// to set there.
 func (a *Actuator) Set(ctx context.Context, p Plan) error {
 	a.conn.requests = 0
 	errs := []error{a.sysctls.set(p.Sysctls)}
