@@ -28,6 +28,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"sidestep/internal/datapath/bpf"
 )
@@ -109,6 +110,9 @@ func (d *Datapath) load(cookie uint64) error {
 		defer closeMaps(pinned)
 		opts.MapReplacements = pinned
 	}
+	if err := d.roomFor(2 * (len(spec.Maps) + len(spec.Programs))); err != nil { // each, and its pin or link
+		return err
+	}
 	if err := spec.LoadAndAssign(&d.objs, opts); err != nil {
 		return fmt.Errorf("load the kernel programs: %w", err)
 	}
@@ -131,6 +135,24 @@ func (d *Datapath) spec() (*ebpf.CollectionSpec, error) {
 		spec.Maps[name].MaxEntries = n
 	}
 	return spec, nil
+}
+
+// roomFor fails if n more files can't be opened. Short of them, the loader's probes report a kernel that is too old.
+func (d *Datapath) roomFor(n int) error {
+	open := make([]int, 0, n)
+	defer func() {
+		for _, fd := range open {
+			_ = unix.Close(fd)
+		}
+	}()
+	for range n {
+		fd, err := unix.FcntlInt(d.netns.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("make room for %d files (ulimit -n): %w", n, err)
+		}
+		open = append(open, fd)
+	}
+	return nil
 }
 
 // meet finds out what is in force, and whether it can be taken over.
