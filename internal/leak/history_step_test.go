@@ -207,10 +207,28 @@ func (h *history) areCut(cut []*sock) error {
 		failed, err := m.SocketOption(h.ctx, s.holders[m.PID()], unix.SOL_SOCKET, unix.SO_ERROR)
 		h.ok(err)
 		if unix.Errno(failed) != unix.ECONNABORTED {
-			return fmt.Errorf("%s has error %v, want it to be cut", s.name, unix.Errno(failed))
+			return fmt.Errorf("%v has error %v, want it to be cut: %s", s, unix.Errno(failed), h.state(m, s))
 		}
 	}
 	return nil
+}
+
+// state says what a socket is that is not what it should be: its mark, what comes of sending, and who is excluded of those
+// that hold it.
+func (h *history) state(m *member, s *sock) string {
+	fd := s.holders[m.PID()]
+	mark, err := m.SocketOption(h.ctx, fd, unix.SOL_SOCKET, unix.SO_MARK)
+	h.ok(err)
+	sent := m.SendOn(h.ctx, fd, netip.AddrPort{})
+	late, err := m.SocketOption(h.ctx, fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	h.ok(err)
+	said := fmt.Sprintf("mark %#x, error %v from sending and %v then", mark, sent, unix.Errno(late))
+	if h.d == nil {
+		return said
+	}
+	excluded, err := h.engine.Processes(h.ctx, false)
+	h.ok(err)
+	return fmt.Sprintf("%s, held by %d, made by %d, apps %q, excluded: %+v", said, s.heldBy(), s.maker, s.apps, excluded.Processes)
 }
 
 // endDaemon kills the daemon, or has it take everything back.
