@@ -27,6 +27,7 @@ func (b *bench) flips(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(err, d.stop())
 		}
+		time.Sleep(time.Second) // who is younger is looked at twice
 		err = b.flip(ctx, f, d, fmt.Sprintf("an app with %d processes and %d connected sockets", s.processes, s.sockets), s.processes)
 		if err := errors.Join(err, crowd.end()); err != nil {
 			return errors.Join(err, d.stop())

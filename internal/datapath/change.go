@@ -7,9 +7,6 @@ import (
 	"maps"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
-
 	"sidestep/internal/datapath/bpf"
 )
 
@@ -155,14 +152,28 @@ func (d *Datapath) label(ctx context.Context, gains map[uint32]bool, apps []App)
 			}
 		}
 	}
-	// Twice: a child that was born while the first walk was between it and its parent is found by the second.
-	for range 2 {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if _, err := d.walk(d.objs.WalkSeed); err != nil {
-			return fmt.Errorf("label running processes: %w", err)
-		}
+	begin, err := sinceBoot()
+	if err != nil {
+		return err
+	}
+	if err := d.seed(ctx, 0); err != nil {
+		return err
+	}
+	// A child that was born while the walk was between it and its parent. The kernel notes its birth before others can see it.
+	return d.seed(ctx, begin-time.Second)
+}
+
+// seed labels the processes that were born since.
+func (d *Datapath) seed(ctx context.Context, since time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	err := d.objs.Requests.Put(uint32(0), bpf.DatapathRequest{Born: uint64(max(since, 0))})
+	if err == nil {
+		_, err = d.walk(d.objs.WalkSeed)
+	}
+	if err != nil {
+		return fmt.Errorf("label running processes: %w", err)
 	}
 	return nil
 }
@@ -172,10 +183,15 @@ func (d *Datapath) noteSockets() error {
 	if err := empty(d.objs.Mptcp); err != nil {
 		return err
 	}
-	for _, prog := range []*ebpf.Program{d.objs.WalkNote, d.objs.WalkDisown} {
-		if _, err := d.walk(prog); err != nil {
-			return err
-		}
+	guessed, err := d.walk(d.objs.WalkNote)
+	if err == nil && len(guessed) > 0 {
+		_, err = d.walk(d.objs.WalkDisown)
+	}
+	if err != nil {
+		return err
+	}
+	if key, err := d.objs.Mptcp.NextKeyBytes(nil); err != nil || key == nil {
+		return err
 	}
 	return d.inside(func() error {
 		_, err := d.walk(d.objs.WalkSubflow)
@@ -232,11 +248,11 @@ func (d *Datapath) flip(have, want rules, gains map[uint32]bool) error {
 const hushFor = 5 * time.Second
 
 func (d *Datapath) hush() error {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		return fmt.Errorf("read the clock: %w", err)
+	now, err := sinceBoot()
+	if err != nil {
+		return err
 	}
-	return d.configure(func(c *bpf.DatapathConfig) { c.Quiet = uint64(now.Nano() + hushFor.Nanoseconds()) })
+	return d.configure(func(c *bpf.DatapathConfig) { c.Quiet = uint64(now + hushFor) })
 }
 
 // settle waits until no program that began before the call runs any more: none is left that saw the old state. The

@@ -62,7 +62,11 @@ func (d *Datapath) Run(ctx context.Context, fn func(Event), lost func(uint64)) e
 	if err != nil {
 		return err
 	}
-	epoch := bootTime()
+	now, err := sinceBoot()
+	if err != nil {
+		return err
+	}
+	epoch := time.Now().Add(-now)
 	for {
 		record, err := ring.Read()
 		if errors.Is(err, os.ErrClosed) {
@@ -100,13 +104,13 @@ func decode(e *bpf.DatapathEvent, epoch time.Time) Event {
 	return ev
 }
 
-// bootTime is the wall clock at the zero of CLOCK_BOOTTIME.
-func bootTime() time.Time {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return time.Time{}
+// sinceBoot is the kernel's clock for events, births and deadlines.
+func sinceBoot() (time.Duration, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0, fmt.Errorf("read the clock: %w", err)
 	}
-	return time.Now().Add(-time.Duration(ts.Nano()))
+	return time.Duration(now.Nano()), nil
 }
 
 // Counters returns every counter of the kernel part by its name, as docs/api.md lists them.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"sidestep/internal/datapath/bpf"
@@ -19,18 +20,13 @@ func (d *Datapath) sweep() error {
 	if !initialPIDs() {
 		return nil // our numbers are not the kernel's
 	}
-	var (
-		tgid uint32
-		l    bpf.DatapathLabel
-		gone []uint32
-	)
-	labels := d.objs.Labels.Iterate()
-	for labels.Next(&tgid, &l) {
+	var gone []uint32
+	err := d.eachLabelled(func(tgid uint32) {
 		if errors.Is(unix.Kill(int(tgid), 0), unix.ESRCH) {
 			gone = append(gone, tgid)
 		}
-	}
-	if err := labels.Err(); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("look for labels of processes that are gone: %w", err)
 	}
 	for _, tgid := range gone {
@@ -39,6 +35,25 @@ func (d *Datapath) sweep() error {
 		}
 	}
 	return nil
+}
+
+// eachLabelled calls fn with the number of each process that has a label.
+func (d *Datapath) eachLabelled(fn func(tgid uint32)) error {
+	const together = 1 << 12
+	var (
+		at    ebpf.MapBatchCursor
+		tgids [together]uint32
+	)
+	labels := make([]bpf.DatapathLabel, together)
+	for {
+		n, err := d.objs.Labels.BatchLookup(&at, tgids[:], labels, nil)
+		for _, tgid := range tgids[:n] {
+			fn(tgid)
+		}
+		if err != nil {
+			return deleted(err) // the last ones
+		}
+	}
 }
 
 // initialPIDs reports whether this process sees the initial pid namespace, whose inode number is fixed

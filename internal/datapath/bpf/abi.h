@@ -124,10 +124,11 @@ struct flow {
 	__u16 pad;
 };
 
-/* A request names one process to `assign`. */
+/* A request says what a walk is about. */
 struct request {
-	__u32 tgid;
+	__u32 tgid; /* assign: the process, and what it is to be */
 	__u32 app;
+	__u64 born; /* seed: only who was born since, in nanoseconds of boot time */
 };
 
 enum event_kind {

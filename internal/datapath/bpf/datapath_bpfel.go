@@ -152,6 +152,7 @@ type DatapathRequest struct {
 	_    structs.HostLayout
 	Tgid uint32
 	App  uint32
+	Born uint64
 }
 
 type DatapathRuleKey struct {

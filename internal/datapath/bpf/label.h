@@ -226,18 +226,17 @@ static long inherit(__u32 i, struct judge *j)
 static long inherit_fresh(__u32 i, struct judge *j)
 {
 	struct task_struct *t = j->task->real_parent;
+	struct file *exe = t->mm->exe_file;
 	__u32 tgid = t->tgid;
 	struct list own = {};
 	struct label *l;
-	struct file *exe;
 
 	if (tgid <= 1)
 		return 1;
 	l = label_of_process(tgid, t->group_leader->start_boottime);
 	if (l)
 		list_add(&own, l->given);
-	exe = t->mm->exe_file;
-	if (exe)
+	if (exe && exe != j->task->mm->exe_file) /* else it has not executed anything: the same again */
 		identify(j->cfg, exe, &own);
 	list_add_fresh(&j->found, &own, j->had);
 	j->task = t;

@@ -202,7 +202,7 @@ struct {
 	__type(value, struct owner);
 } mptcp SEC(".maps");
 
-/* requests: the process that the assign walk is about. Writer: the agent. Reader: assign. Not pinned. */
+/* requests: whom the next walk is about. Writer: the agent. Reader: the assign and seed walks. Not pinned. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

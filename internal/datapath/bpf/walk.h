@@ -55,8 +55,10 @@ int walk_seed(struct bpf_iter__task *ctx)
 {
 	const struct config *cfg = get_config();
 	struct task_struct *t = ctx->task;
+	__u32 zero = 0;
+	struct request *r = bpf_map_lookup_elem(&requests, &zero);
 
-	if (cfg && t && speaks(t))
+	if (cfg && t && r && speaks(t) && t->group_leader->start_boottime >= r->born)
 		reseed(cfg, t);
 	return 0;
 }
@@ -124,7 +126,7 @@ static __always_inline __u32 stamp(const struct config *cfg)
 }
 
 /* note_held notes that a process of an app holds a socket. It is the process's if that made it, or if it belongs to nobody:
- * that is a guess.
+ * that is a guess. It returns 1 if this walk has guessed.
  */
 static __noinline int note_held(const struct config *cfg, struct sock *sk, __u32 tgid, const struct list *apps)
 {
@@ -148,12 +150,12 @@ static __noinline int note_held(const struct config *cfg, struct sock *sk, __u32
 		n->walked = 0;
 	} else {
 		if (is_owned(n))
-			return 0;
+			return n->walked == stamp(cfg);
 		n->walked = stamp(cfg);
 	}
 	n->apps = *apps;
 	n->tgid = tgid;
-	return 0;
+	return n->walked != 0;
 }
 
 /* remember_mptcp keeps whose an MPTCP socket is, for the walk over subflows. */
@@ -190,7 +192,9 @@ static __always_inline int is_labelled(struct task_struct *t, struct label *l)
 	return l->apps.apps[0] != 0;
 }
 
-/* note gives every open socket of a labelled process its note, so that a later change of sides knows it. */
+/* note gives every open socket of a labelled process its note, so that a later change of sides knows it. It writes a byte,
+ * whatever it is, for each that disown should look at.
+ */
 SEC("iter/task_file")
 int walk_note(struct bpf_iter__task_file *ctx)
 {
@@ -199,6 +203,7 @@ int walk_note(struct bpf_iter__task_file *ctx)
 	struct file *file = ctx->file;
 	struct label l;
 	struct sock *sk;
+	__u8 guessed;
 
 	if (!cfg || !t || !file)
 		return 0;
@@ -207,10 +212,10 @@ int walk_note(struct bpf_iter__task_file *ctx)
 		return 0;
 	if (!is_labelled(t, &l))
 		return 0;
-	note_held(cfg, sk, t->tgid, &l.apps);
+	guessed = note_held(cfg, sk, t->tgid, &l.apps);
 	if (sk->sk_protocol == IPPROTO_MPTCP)
 		remember_mptcp(sk, t->tgid, &l.apps);
-	return 0;
+	return guessed && bpf_seq_write(ctx->meta->seq, &guessed, 1);
 }
 
 /* disown takes back what note has just guessed of a socket that a process of no app holds too: nobody knows who made it,
