@@ -69,13 +69,17 @@ func (d *Datapath) change(ctx context.Context, have rules, apps []App, commit fu
 	if err := d.reserve(want); err != nil {
 		return err
 	}
+	unnoted, err := d.unnoted()
+	if err != nil {
+		return err
+	}
 	gains := gaining(have, want)
-	err := d.stage(ctx, have, want, gains, apps)
+	err = d.stage(ctx, have, want, gains, apps)
 	if err == nil {
 		err = commit()
 	}
 	if err == nil {
-		err = d.flip(have, want, gains)
+		err = d.flip(have, want, gains, unnoted)
 	}
 	if err == nil {
 		d.rules = want
@@ -134,10 +138,7 @@ func (d *Datapath) stage(ctx context.Context, have, want rules, gains map[uint32
 	} else if !have.loses(want) {
 		return nil
 	}
-	if err := d.noteSockets(); err != nil {
-		return fmt.Errorf("note open sockets: %w", err)
-	}
-	return nil
+	return d.noteSockets()
 }
 
 // label labels what runs already.
@@ -178,27 +179,6 @@ func (d *Datapath) seed(ctx context.Context, since time.Duration) error {
 	return nil
 }
 
-// noteSockets finds out whose the open sockets are, then whose they are not, and what the kernel has made for them.
-func (d *Datapath) noteSockets() error {
-	if err := empty(d.objs.Mptcp); err != nil {
-		return err
-	}
-	guessed, err := d.walk(d.objs.WalkNote)
-	if err == nil && len(guessed) > 0 {
-		_, err = d.walk(d.objs.WalkDisown)
-	}
-	if err != nil {
-		return err
-	}
-	if key, err := d.objs.Mptcp.NextKeyBytes(nil); err != nil || key == nil {
-		return err
-	}
-	return d.inside(func() error {
-		_, err := d.walk(d.objs.WalkSubflow)
-		return err
-	})
-}
-
 // undo takes back what stage and flip did, as far as they got. The labels that the walks made name apps that are gone,
 // which names nothing.
 func (d *Datapath) undo(have, want rules, gains map[uint32]bool) error {
@@ -214,8 +194,9 @@ func (d *Datapath) undo(have, want rules, gains map[uint32]bool) error {
 	return errors.Join(append(errs, d.writeRules(want, have), d.settle())...)
 }
 
-// flip puts the change in force: apps that come first, so that a process which two apps cover is never without.
-func (d *Datapath) flip(have, want rules, gains map[uint32]bool) error {
+// flip puts the change in force: apps that come first, so that a process which two apps cover is never without. Before the
+// change, unnoted sockets had found no memory for their note.
+func (d *Datapath) flip(have, want rules, gains map[uint32]bool, unnoted uint64) error {
 	for id := range gains {
 		if err := d.writeApp(id, bpf.DatapathApp{Exit: exitOutside}); err != nil {
 			return err
@@ -234,9 +215,13 @@ func (d *Datapath) flip(have, want rules, gains map[uint32]bool) error {
 			return fmt.Errorf("take app %d out of force: %w", id, err)
 		}
 	}
-	if have.loses(want) { // what belongs to nobody now may be somebody else's
+	now, err := d.unnoted()
+	if err != nil {
+		return err
+	}
+	if have.loses(want) || now != unnoted { // what belongs to nobody now may be somebody else's
 		if err := d.noteSockets(); err != nil {
-			return fmt.Errorf("note open sockets: %w", err)
+			return err
 		}
 	}
 	return d.settle()

@@ -32,7 +32,7 @@ func (d *Datapath) Strays(ended bool) ([]Stray, error) {
 	}
 	// What a listener had in its queue before it was noted may have been accepted by now: it is in a file then.
 	if err := d.noteSockets(); err != nil {
-		return nil, fmt.Errorf("note accepted connections: %w", err)
+		return nil, err
 	}
 	again, _, err := d.strays(ended)
 	return append(all, again...), err

@@ -12,6 +12,7 @@ import (
 	"sidestep"
 	"sidestep/internal/lab"
 	"sidestep/internal/lab/actor"
+	"sidestep/internal/lab/labtest"
 )
 
 // TestChangeThatFailsCutsNothing is about changes that cannot be done as a whole: everything stays as it was, open
@@ -73,6 +74,44 @@ func (r *rig) wantCutAtLast(listed string, app, host *actor.Actor) {
 		f.wantCut("after a change that did not fail")
 	}
 	r.wantNoMixture()
+}
+
+// TestAppWhoseSocketsFindNoMemoryForANoteIsNotExcluded takes the memory away that sockets may have for such things. Nobody
+// would know of a connection without a note: it would stay inside.
+func TestAppWhoseSocketsFindNoMemoryForANoteIsNotExcluded(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, lab.Options{})
+	r.engage(sidestep.Options{})
+	listed := r.install("listed")
+	a, host := r.start(listed), r.elsewhere(r.world.Internet)
+	flows := r.dial(a, host, internet...)
+	before := r.optionMemory("0")
+	if err := r.tryExclude(listed); err == nil || !strings.Contains(err.Error(), "no memory to note") {
+		t.Errorf("error %v, want one that names the want of memory", err)
+	}
+	r.optionMemory(before)
+	for _, f := range flows {
+		f.lives("after a change that failed")
+		f.wantOn(inside, "after a change that failed")
+	}
+	r.goes(a, inside, "after a change that failed")
+	r.wantCutAtLast(listed, a, host)
+}
+
+// optionMemory limits how much memory a socket on the machine may have beside its packets, and returns the limit before.
+func (r *rig) optionMemory(limit string) (before string) {
+	r.t.Helper()
+	const name = "core/optmem_max"
+	err := r.world.Machine.Do(func() error {
+		b, err := os.ReadFile(filepath.Join("/proc/sys/net", name))
+		before = strings.TrimSpace(string(b))
+		return errors.Join(err, setSysctl(name, limit))
+	})
+	if errors.Is(err, os.ErrNotExist) { // before Linux 6.8
+		labtest.Skip(r.t, "this kernel has no limit of a socket's memory for each network namespace")
+	}
+	r.ok(err)
+	return before
 }
 
 func (r *rig) tryExclude(paths ...string) error {

@@ -158,7 +158,7 @@ enum stat {
 	STAT_REFUSED_BLOCKED, /* sockets refused: the app's exit is EXIT_BLOCKED */
 	STAT_REFUSED_FOREIGN_MARK, /* sockets refused: somebody else's mark was on it */
 	STAT_REFUSED_NO_NOTE, /* sockets refused: no memory for the note */
-	STAT_NOTES_FAILED, /* notes of included sockets that found no memory */
+	STAT_NOTES_FAILED, /* notes that found no memory; in an upgrade, of a socket that was ending too */
 	STAT_EVENTS_LOST, /* events that did not fit into the ring */
 	STAT_HELPER_FAILED, /* other helpers that failed: reads of names, deletes, cache writes */
 	STAT_REFUSED_MPTCP, /* MPTCP sockets of excluded programs refused: their subflows would have no mark */
