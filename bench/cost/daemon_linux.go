@@ -176,5 +176,19 @@ func (d *daemon) engaged(ctx context.Context) error {
 	if st.State != api.Engaged || st.Uplink.IPv4 != lab.UplinkName {
 		return fmt.Errorf("the daemon is %s with uplink %q and warnings %q", st.State, st.Uplink.IPv4, st.Warnings)
 	}
-	return nil
+	return d.rest()
+}
+
+// rest waits until the daemon has nothing to do: it looks up the paths of rules once more when it has come to watch them.
+func (d *daemon) rest() error {
+	const moment = 200 * time.Millisecond
+	before := time.Duration(-1)
+	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(moment) {
+		now, err := d.cpu()
+		if err != nil || before >= 0 && now-before < moment/50 {
+			return err
+		}
+		before = now
+	}
+	return errors.New("the daemon does not come to rest")
 }
