@@ -34,7 +34,7 @@ race: ## the tests under the race detector, without those that count packets (ro
 	$(GO) test -race -p 1 -timeout 30m ./policy ./api . $$($(GO) list ./internal/... | grep -v internal/leak)
 
 .PHONY: bench
-bench: ## what it costs, engine off and on in one run: half an hour, or BENCH=-short (root)
+bench: ## what it costs, engine off and on in one run: a quarter of an hour, or BENCH=-short (root)
 	$(GO) run ./bench/cost $(BENCH)
 
 .PHONY: bench-race
@@ -71,6 +71,10 @@ check-vm-all: ## likewise on every kernel in internal/vm/kernels.go that this ma
 .PHONY: check-arm64
 check-arm64: ## likewise on arm64, emulated (QEMU, apt)
 	$(VM) arm64
+
+.PHONY: check-vm-service
+check-vm-service: ## the service's life with systemd as init, beside networkd, resolved and AppArmor (root, debootstrap, QEMU)
+	GO='$(GO)' KERNEL=$(or $(KERNEL),debian-13) packaging/check
 
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck, clang-format, mandoc, systemd-analyze and shellcheck if there

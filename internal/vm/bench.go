@@ -19,6 +19,7 @@ type bench struct {
 	kvm       bool
 	limit     time.Duration
 	run, only string
+	root      string // of the guests, if they run a system of their own
 	builds    map[string]*build
 }
 
@@ -46,6 +47,9 @@ func (b *bench) all(ctx context.Context, list []kernel) ([]*result, error) {
 
 // try boots one kernel and returns what came of it.
 func (b *bench) try(ctx context.Context, work string, k kernel) (*result, error) {
+	if b.root != "" {
+		k.Tests = service
+	}
 	t, err := fetch(ctx, b.cache, k, b.fresh)
 	if err != nil {
 		return nil, err
@@ -59,16 +63,24 @@ func (b *bench) try(ctx context.Context, work string, k kernel) (*result, error)
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return nil, err
 		}
-		if b.builds[k.Arch], err = compile(ctx, strings.TrimSpace(root), dir, k.Arch); err != nil {
+		if b.builds[k.Arch], err = compile(ctx, strings.TrimSpace(root), dir, k.Arch, b.root != ""); err != nil {
 			return nil, err
 		}
 	}
 	initrd := filepath.Join(work, k.Name+".cpio")
-	if err := b.builds[k.Arch].initramfs(initrd, t, k, b.steps(k)); err != nil {
+	if err := b.fill(initrd, t, k); err != nil {
 		return nil, err
 	}
 	defer os.Remove(initrd)
 	return b.boot(ctx, k, t, initrd)
+}
+
+// fill makes the guest's root directory.
+func (b *bench) fill(initrd string, t tree, k kernel) error {
+	if k.Tests == service {
+		return b.builds[k.Arch].system(initrd, t, b.root)
+	}
+	return b.builds[k.Arch].initramfs(initrd, t, k, b.steps(k))
 }
 
 // steps is the kernel's part, or what the command line leaves of it.
@@ -107,5 +119,20 @@ func (b *bench) boot(ctx context.Context, k kernel, t tree, initrd string) (*res
 	if ctx.Err() == nil && err != nil {
 		return nil, err
 	}
-	return r, nil
+	if !r.good() {
+		err = showEnd(log.Name())
+	}
+	return r, err
+}
+
+// showEnd shows the end of a guest's log: whoever reads what failed may have nothing else of the machine.
+func showEnd(log string) error {
+	const enough = 120 // lines
+	b, err := os.ReadFile(log)
+	if err != nil {
+		return err
+	}
+	lines := strings.SplitAfter(string(b), "\n")
+	_, err = io.WriteString(os.Stderr, strings.Join(lines[max(0, len(lines)-enough):], ""))
+	return err
 }

@@ -15,8 +15,9 @@ type build struct {
 	files []string // of the repository
 }
 
-// compile builds everything that guests run. They have no compiler.
-func compile(ctx context.Context, root, dir, arch string) (*build, error) {
+// compile builds everything that guests run. They have no compiler. Those with a system of their own need the first
+// process alone.
+func compile(ctx context.Context, root, dir, arch string, own bool) (*build, error) {
 	env := []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch}
 	run := func(args ...string) error {
 		_, err := output(ctx, root, env, "go", args...)
@@ -24,6 +25,9 @@ func compile(ctx context.Context, root, dir, arch string) (*build, error) {
 	}
 	at := func(name string) string { return filepath.Join(dir, name) }
 	err := run("build", "-trimpath", "-o", at("init"), "./internal/vm")
+	if own {
+		return &build{root: root, dir: dir}, err
+	}
 	if err == nil {
 		err = run("build", "-trimpath", "-o", at(path.Base(guestEngine)), "./cmd/sidestep")
 	}
@@ -51,16 +55,34 @@ func (b *build) initramfs(name string, t tree, k kernel, steps []step) error {
 	if err != nil {
 		return err
 	}
-	mods, err := t.load(modules)
-	if err != nil {
-		return err
-	}
 	p := plan{
 		Steps: steps,
 		Env: []string{
 			"PATH=/bin", "HOME=/tmp", "TMPDIR=/tmp", "CI=true",
 			"SIDESTEP_TEST_BINARY=" + guestEngine, "SIDESTEP_TEST_ELDER=" + guestElder, "SIDESTEP_TEST_DEAF=" + guestDeaf,
 		},
+	}
+	return b.write(name, t, p, func(fs *initramfs) error {
+		if err := userland(fs, busybox); err != nil {
+			return err
+		}
+		if err := b.programs(fs, k.Tests); err != nil {
+			return err
+		}
+		return fs.sources(guestSource, b.root, b.files)
+	})
+}
+
+// system makes the root directory of a guest that runs the system in dir.
+func (b *build) system(name string, t tree, dir string) error {
+	return b.write(name, t, plan{Init: "/sbin/init"}, func(fs *initramfs) error { return fs.tree(dir) })
+}
+
+// write makes a root directory of what fill puts in, the plan, and what it takes to get there.
+func (b *build) write(name string, t tree, p plan, fill func(*initramfs) error) error {
+	mods, err := t.load(modules)
+	if err != nil {
+		return err
 	}
 	for _, m := range mods {
 		p.Modules = append(p.Modules, path.Join(guestModules, m.name+".ko"))
@@ -74,16 +96,10 @@ func (b *build) initramfs(name string, t tree, k kernel, steps []step) error {
 		for _, m := range mods {
 			fs.text(path.Join(guestModules, m.name+".ko"), string(m.elf))
 		}
-		if err := userland(fs, busybox); err != nil {
-			return err
-		}
 		if err := fs.file("/init", filepath.Join(b.dir, "init")); err != nil {
 			return err
 		}
-		if err := b.programs(fs, k.Tests); err != nil {
-			return err
-		}
-		return fs.sources(guestSource, b.root, b.files)
+		return fill(fs)
 	})
 }
 

@@ -18,16 +18,17 @@ import (
 // mark begins the lines that are the guest's and not its programs'.
 const mark = "@@ "
 
-// initGuest is the first process of a guest. It runs the plan in a child and reaps orphans meanwhile, as the first
-// process has to.
-func initGuest() {
-	child, err := os.StartProcess("/proc/self/exe", []string{"plan"}, &os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}})
-	if err == nil {
-		for pid := 0; pid != child.Pid; {
-			if pid, err = unix.Wait4(-1, nil, 0, nil); err != nil && !errors.Is(err, unix.EINTR) {
-				break
-			}
-		}
+// beFirst is what the first process of a guest does.
+func beFirst() {
+	p, err := readPlan()
+	switch {
+	case err != nil:
+	case p.Init != "":
+		p.prepare()
+		err = unix.Exec(p.Init, []string{p.Init}, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"})
+	default:
+		mountAll()
+		err = runChild()
 	}
 	if err != nil {
 		say("error %v", err)
@@ -35,6 +36,20 @@ func initGuest() {
 	say("off")
 	unix.Sync()
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+// runChild runs the plan in a child and reaps orphans meanwhile, as the first process has to.
+func runChild() error {
+	child, err := os.StartProcess("/proc/self/exe", []string{"plan"}, &os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}})
+	if err != nil {
+		return err
+	}
+	for pid := 0; pid != child.Pid; {
+		if pid, err = unix.Wait4(-1, nil, 0, nil); err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+	return nil
 }
 
 func say(format string, args ...any) { fmt.Printf(mark+format+"\n", args...) }
@@ -71,21 +86,35 @@ func mountAll() {
 	}
 }
 
-// runPlan prepares the guest and goes through the plan.
-func runPlan() error {
+func readPlan() (p plan, err error) {
 	b, err := os.ReadFile(guestPlan)
 	if err != nil {
-		return err
+		return p, err
 	}
-	var p plan
-	if err := json.Unmarshal(b, &p); err != nil {
-		return err
-	}
+	return p, json.Unmarshal(b, &p)
+}
+
+// prepare completes the kernel, and says which it is.
+func (p plan) prepare() {
 	for _, m := range p.Modules {
 		if err := insert(m); err != nil {
 			say("note insert %s: %v", filepath.Base(m), err)
 		}
 	}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		say("note uname: %v", err)
+	}
+	say("kernel %s", unix.ByteSliceToString(u.Release[:]))
+}
+
+// runPlan prepares the guest and goes through the plan.
+func runPlan() error {
+	p, err := readPlan()
+	if err != nil {
+		return err
+	}
+	p.prepare()
 	for _, v := range p.Env {
 		name, value, _ := strings.Cut(v, "=")
 		if err := os.Setenv(name, value); err != nil {
@@ -95,11 +124,6 @@ func runPlan() error {
 	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
 		say("note lo: %v: %s", err, out)
 	}
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return err
-	}
-	say("kernel %s", unix.ByteSliceToString(u.Release[:]))
 	for _, s := range p.Steps {
 		s.run()
 	}

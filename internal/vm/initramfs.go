@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // An initramfs is the guest's root directory, in the format that kernels unpack ("newc", see the kernel's
@@ -34,7 +36,7 @@ func writeInitramfs(name string, fill func(*initramfs) error) error {
 	}
 	fs := &initramfs{w: bufio.NewWriter(f), dirs: map[string]bool{".": true, "/": true}}
 	err = fill(fs)
-	fs.entry("TRAILER!!!", 0, 0, strings.NewReader(""))
+	fs.entry("TRAILER!!!", 0, owner{}, 0, strings.NewReader(""))
 	return errors.Join(err, fs.err, fs.w.Flush(), f.Close())
 }
 
@@ -50,20 +52,20 @@ func (fs *initramfs) file(at, from string) error {
 		return err
 	}
 	fs.dir(path.Dir(at))
-	fs.entry(at, typeFile|int(info.Mode().Perm()), info.Size(), f)
+	fs.entry(at, typeFile|int(info.Mode().Perm()), owner{}, info.Size(), f)
 	return fs.err
 }
 
 // text puts a file with these contents at a path.
 func (fs *initramfs) text(at, contents string) {
 	fs.dir(path.Dir(at))
-	fs.entry(at, typeFile|0o644, int64(len(contents)), strings.NewReader(contents))
+	fs.entry(at, typeFile|0o644, owner{}, int64(len(contents)), strings.NewReader(contents))
 }
 
 // link puts a symbolic link at a path.
 func (fs *initramfs) link(at, to string) {
 	fs.dir(path.Dir(at))
-	fs.entry(at, typeLink|0o777, int64(len(to)), strings.NewReader(to))
+	fs.entry(at, typeLink|0o777, owner{}, int64(len(to)), strings.NewReader(to))
 }
 
 // dir makes a directory and those above it.
@@ -74,7 +76,7 @@ func (fs *initramfs) dir(at string) {
 	}
 	fs.dirs[at] = true
 	fs.dir(path.Dir(at))
-	fs.entry(at, typeDir|0o755, 0, strings.NewReader(""))
+	fs.entry(at, typeDir|0o755, owner{}, 0, strings.NewReader(""))
 }
 
 // sources puts this repository's files at a path: tests read their data and each other.
@@ -87,7 +89,44 @@ func (fs *initramfs) sources(at, root string, names []string) error {
 	return nil
 }
 
-func (fs *initramfs) entry(at string, mode int, size int64, contents io.Reader) {
+// tree puts in all that is in a directory, with modes and owners. Devices are the kernel's to make.
+func (fs *initramfs) tree(root string) error {
+	return filepath.WalkDir(root, func(name string, d iofs.DirEntry, err error) error {
+		if err != nil || name == root {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		s := info.Sys().(*syscall.Stat_t)
+		at, mode, by := strings.TrimPrefix(name, root), int(s.Mode), owner{s.Uid, s.Gid}
+		switch d.Type() {
+		case iofs.ModeDir:
+			fs.dirs[at] = true
+			fs.entry(at, mode, by, 0, strings.NewReader(""))
+		case iofs.ModeSymlink:
+			to, err := os.Readlink(name)
+			if err != nil {
+				return err
+			}
+			fs.entry(at, mode, by, int64(len(to)), strings.NewReader(to))
+		case 0:
+			f, err := os.Open(name)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			fs.entry(at, mode, by, info.Size(), f)
+		}
+		return fs.err
+	})
+}
+
+// An owner is a user and a group; the zero one is root.
+type owner struct{ user, group uint32 }
+
+func (fs *initramfs) entry(at string, mode int, by owner, size int64, contents io.Reader) {
 	if fs.err != nil {
 		return
 	}
@@ -95,7 +134,7 @@ func (fs *initramfs) entry(at string, mode int, size int64, contents io.Reader) 
 	name := strings.TrimPrefix(at, "/") + "\x00"
 	// Magic, then: inode, mode, owner, group, links, time, size, device and device of the node, length of the name, check.
 	header := fmt.Sprintf("070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x",
-		fs.ino, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, len(name), 0)
+		fs.ino, mode, by.user, by.group, 1, 0, size, 0, 0, 0, 0, len(name), 0)
 	_, err := io.WriteString(fs.w, header+name+pad(len(header)+len(name)))
 	n, copyErr := io.CopyN(fs.w, contents, size)
 	_, padErr := io.WriteString(fs.w, pad(int(n)))

@@ -27,6 +27,8 @@ const (
 	all    tests = "all"    // every test, the long loops shortened
 	core   tests = "core"   // the oracle, first packets, changes of sides, ways into the tunnel, the demo
 	refuse tests = "refuse" // too old: the daemon must say so, and doctor what is missing
+
+	service tests = "service" // whatever the system does that is given with -root
 )
 
 // The sets of kernels. In everyday are those that `make check-vm` has time for.

@@ -20,8 +20,7 @@ func main() {
 			say("error %v", err)
 		}
 	case os.Getpid() == 1:
-		mountAll()
-		initGuest()
+		beFirst()
 	default:
 		if err := host(); err != nil {
 			fmt.Fprintln(os.Stderr, "vm:", err)
@@ -53,9 +52,13 @@ func host() error {
 	doc := flag.String("write", "", "write the results into the table of this `FILE`")
 	run := flag.String("run", "", "only tests that match this pattern")
 	only := flag.String("only", "", "only steps that begin with this")
+	root := flag.String("root", "", "boot the system in this `DIR`, which says how it goes on its console and powers off")
 	limit := flag.Duration("limit", 45*time.Minute, "longest time of a guest")
 	flag.Usage = usage
 	flag.Parse()
+	if *root != "" && *doc != "" {
+		return errors.New("-write is for the results of tests, not of -root")
+	}
 	list := chosen(flag.Args())
 	if len(list) == 0 {
 		usage()
@@ -63,7 +66,7 @@ func host() error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	b := &bench{cache: *cache, fresh: *fresh, kvm: *kvm, limit: *limit, run: *run, only: *only, builds: map[string]*build{}}
+	b := &bench{cache: *cache, fresh: *fresh, kvm: *kvm, limit: *limit, run: *run, only: *only, root: *root, builds: map[string]*build{}}
 	results, err := b.all(ctx, list)
 	if err != nil {
 		return err
@@ -72,6 +75,11 @@ func host() error {
 	if *doc != "" {
 		err = writeTable(*doc, results, time.Now())
 	}
+	return errors.Join(err, failed(results))
+}
+
+// failed names the kernels on which something failed.
+func failed(results []*result) (err error) {
 	for _, r := range results {
 		if !r.good() {
 			err = errors.Join(err, fmt.Errorf("%s: %w", r.kernel.Name, errFailed))

@@ -12,6 +12,7 @@ type plan struct {
 	Modules []string // files to insert
 	Env     []string
 	Steps   []step
+	Init    string // what the first process becomes instead
 }
 
 // A step is one program. Programs with tests are asked first for the names of all that they have.

@@ -38,7 +38,9 @@ func printTable(results []*result) {
 			fmt.Printf("%s: in fork storms %s\n", r.kernel.Name, r.missed)
 		}
 	}
-	fmt.Printf("\nloops: %g of the usual (%.0f steps of each random history, not 2500)\n", loops, 2500*loops)
+	if slices.ContainsFunc(results, func(r *result) bool { return r.kernel.Tests != service }) {
+		fmt.Printf("\nloops: %g of the usual (%.0f steps of each random history, not 2500)\n", loops, 2500*loops)
+	}
 }
 
 // The table in docs/kernels.md is between these lines. Rows of kernels that have not been run again stay.
