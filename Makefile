@@ -64,6 +64,10 @@ VM = $(GO) run ./internal/vm $(VM_FLAGS)
 check-vm: ## tests, oracle and demo on Debian's kernels 5.10 (refused), 6.1, 6.12 and 7.x (QEMU, apt)
 	$(VM) everyday
 
+.PHONY: check-vm-short
+check-vm-short: ## of that the oracle, fork storms, open flows, the verifier, want of memory and the demo: five minutes
+	$(VM) -run 'TestKernelAgrees|InForkStorms|OpenFlows|NobodyHasSeen|VerifierIs|WantOfMemory' everyday
+
 .PHONY: check-vm-all
 check-vm-all: ## likewise on every kernel in internal/vm/kernels.go that this machine's apt has
 	$(VM) all

@@ -10,10 +10,12 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"sidestep/internal/doctor"
 	"sidestep/internal/lab"
 )
 
@@ -32,12 +34,16 @@ type load struct{ packets, bytes uint64 }
 // A count is what a flood has sent on a side, by flow.
 type count map[trail]load
 
-// isReset reports whether a flow is of nothing but resets by nobody's socket, of connections that were in the tunnel.
-// docs/limits.md: what an app had closed before it was excluded leaves no trace.
-func isReset(fl lab.Flow) bool {
+// resetsPass reports whether the kernel has no hook for some resets by nobody's socket, and answers of connections in
+// TIME-WAIT: docs/limits.md.
+var resetsPass = sync.OnceValue(func() bool { return doctor.Offers("netfilter programs") != nil })
+
+// pardons reports whether a flow is of nothing but resets by nobody's socket that docs/limits.md lets pass: of connections
+// that were in the tunnel, because what an app had closed before it was excluded leaves no trace.
+func (f *flood) pardons(fl lab.Flow) bool {
 	headers := map[lab.Family]uint64{lab.IPv4: 20 + 20, lab.IPv6: 40 + 20}[fl.Family]
 	own := sources[inside]
-	return fl.Proto == lab.TCP && fl.Bytes == headers*fl.Packets && slices.Contains(own[:], fl.Src)
+	return fl.Proto == lab.TCP && fl.Bytes == headers*fl.Packets && (resetsPass() || f.pardon && slices.Contains(own[:], fl.Src))
 }
 
 // sent returns what the flood has sent on a side so far.
@@ -46,7 +52,7 @@ func (f *flood) sent(s side) lab.Flows {
 	flows, err := f.wire(s).Flows()
 	f.ok(err)
 	return slices.DeleteFunc(flows, func(fl lab.Flow) bool {
-		return fl.Direction != lab.Sent || f.pardon && isReset(fl) || !f.peers[0].Contains(fl.Dst) && !f.peers[1].Contains(fl.Dst)
+		return fl.Direction != lab.Sent || f.pardons(fl) || !f.peers[0].Contains(fl.Dst) && !f.peers[1].Contains(fl.Dst)
 	})
 }
 
@@ -67,11 +73,7 @@ func (f *flood) more(s side, earlier lab.Flows) count {
 	if now.Count(lab.Match{}) == earlier.Count(lab.Match{}) {
 		return nil
 	}
-	since := now.Since(earlier)
-	if f.pardon { // of a flow that was there before, too
-		since = slices.DeleteFunc(since, isReset)
-	}
-	c := counted(since)
+	c := counted(slices.DeleteFunc(now.Since(earlier), f.pardons)) // of a flow that was there before, too
 	if s == inside {
 		maps.DeleteFunc(c, func(t trail, _ load) bool { return f.closed[t] })
 	}

@@ -210,6 +210,7 @@ func TestEventsThatFindNoRoomAreCounted(t *testing.T) {
 // TestADaemonThatLacksSomethingSaysWhat takes away the BPF file system, the right to mount one, and file descriptors.
 func TestADaemonThatLacksSomethingSaysWhat(t *testing.T) {
 	t.Parallel()
+	needProgram(t, "util-linux", "setpriv")
 	r := newRig(t, lab.Options{})
 	before := r.footprint()
 	path, err := build()

@@ -13,8 +13,11 @@ import (
 	"strings"
 )
 
-// errNoArchive: the machine's apt does not know the distribution.
-var errNoArchive = errors.New("this machine's apt has no such archive")
+// Why a kernel can't be had: the machine's apt does not know the distribution, or that has gone on to later kernels.
+var (
+	errNoArchive = errors.New("this machine's apt has no such archive")
+	errNoKernel  = errors.New("the archive has no such package any more")
+)
 
 // An archive is a private view of a distribution's packages: of another suite than the machine's, or for another
 // architecture. Nothing of the machine's own apt changes.

@@ -33,7 +33,7 @@ func (b *bench) all(ctx context.Context, list []kernel) ([]*result, error) {
 	var results []*result
 	for _, k := range list {
 		r, err := b.try(ctx, work, k)
-		if errors.Is(err, errNoArchive) {
+		if errors.Is(err, errNoArchive) || errors.Is(err, errNoKernel) {
 			fmt.Fprintf(os.Stderr, "%s: not run: %v\n", k.Name, err)
 			continue
 		}

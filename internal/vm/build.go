@@ -58,7 +58,7 @@ func (b *build) initramfs(name string, t tree, k kernel, steps []step) error {
 	p := plan{
 		Steps: steps,
 		Env: []string{
-			"PATH=/bin", "HOME=/tmp", "TMPDIR=/tmp", "CI=true",
+			"PATH=/bin", "HOME=/tmp", "TMPDIR=/tmp",
 			"SIDESTEP_TEST_BINARY=" + guestEngine, "SIDESTEP_TEST_ELDER=" + guestElder, "SIDESTEP_TEST_DEAF=" + guestDeaf,
 		},
 	}
@@ -120,7 +120,7 @@ func userland(fs *initramfs, busybox string) error {
 }
 
 // commands are what tests call beside their own programs.
-const commands = "sh cat env sleep readlink ip true false echo ls mount umount ps grep kill"
+const commands = "sh cat env sleep readlink ip true false echo ls mount umount unshare ps grep kill"
 
 // programs puts in what the kernel's steps need: an emulated kernel unpacks slowly.
 func (b *build) programs(fs *initramfs, t tests) error {

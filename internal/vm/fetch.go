@@ -63,6 +63,9 @@ func (a *archive) unpackKernel(ctx context.Context, dir string, k kernel) error 
 			packages = append(packages, name)
 		}
 	}
+	if len(packages) == 1 {
+		return fmt.Errorf("%s: %w", k.Image, errNoKernel)
+	}
 	err := a.unpack(ctx, dir, packages...)
 	if err == nil {
 		_, err = open(dir)
