@@ -128,7 +128,10 @@ func (f *flood) provesClosed() {
 	f.ok(err)
 	f.wait("a connection that is held to be seen", func() bool { return f.more(inside, before)[peer] != load{} })
 	f.ok(conn.Close())
-	before = f.sentInside()
+	f.wait("the connection to be nobody's", func() bool { // children of other tests hold it until they execute something
+		before = f.sentInside()
+		return f.closed[peer]
+	})
 	f.ok(f.world.VPN.Do(func() error { return netlink.RouteDel(nowhere) }))
 	f.wait("a connection that is closed to go on", func() bool { return counted(f.sent(inside).Since(before))[peer] != load{} })
 	if got := f.more(inside, before)[peer]; got != (load{}) {

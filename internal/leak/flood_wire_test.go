@@ -139,7 +139,8 @@ func (r *rig) probes() []probe {
 // from each CPU. Every CPU has a queue of its own for what comes over the uplink's cable.
 func (f *flood) drain() {
 	f.t.Helper()
-	ctx, cancel := context.WithTimeout(f.ctx, 10*time.Second)
+	// WireGuard looks for another way 15 seconds after it has heard from its peer: KEEPALIVE_TIMEOUT and REKEY_TIMEOUT.
+	ctx, cancel := context.WithTimeout(f.ctx, time.Minute)
 	defer cancel()
 	for _, p := range f.probes {
 		f.ok(f.world.Machine.Do(func() error { return p.echo(ctx) }))
