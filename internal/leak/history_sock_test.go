@@ -67,6 +67,14 @@ func (h *history) place() place {
 	return []place{abroad, abroad, abroad, nearby, loopback}[h.rng.IntN(5)]
 }
 
+// The kernel chooses ports above those that programs choose, of which there are enough for an hour. Then they come again.
+const (
+	portsChosen = 40_000
+	portsAny    = "60000 65535"
+)
+
+func (h *history) port() uint16 { return 20_000 + uint16(h.ports.Add(1)%portsChosen) }
+
 // judged has a process make a socket, so that the kernel knows who it is: one that has no app and has made none since the
 // policy changed is taken for the maker of whatever socket it uses.
 func (h *history) judged(m *member) {

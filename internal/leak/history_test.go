@@ -131,6 +131,7 @@ func newHistory(t *testing.T, seed uint64) *history {
 	}
 	h.govern = h.tell
 	h.addNetworks()
+	h.ok(h.world.Machine.Do(func() error { return setSysctl("ipv4/ip_local_port_range", portsAny) }))
 	h.serveLoopback()
 	for _, f := range []string{"bin/a", "bin/b", "opt/c", "opt/deep/d", "plain/e"} {
 		h.files = append(h.files, h.install(f))
