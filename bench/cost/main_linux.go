@@ -1,6 +1,6 @@
 // Command cost measures what sidestep costs a machine: each thing that programs do, with the engine off and on, in one run.
 //
-//	go run ./bench/cost            # as root; about half an hour on two cores
+//	go run ./bench/cost            # as root; a quarter of an hour on two cores
 //	go run ./bench/cost -short     # the same, coarser, in a minute and a half
 //
 // It runs the real daemon in a world of its own (package lab), so nothing outside is touched but for the time. Every

@@ -180,7 +180,7 @@ func TestMPTCPIsRefusedToExcludedPrograms(t *testing.T) {
 	}
 	switch err := socket(); {
 	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.ENOPROTOOPT):
-		t.Skip("this kernel has no MPTCP, or it is switched off")
+		labtest.Skip(t, "this kernel has no MPTCP, or it is switched off")
 	case err != nil:
 		t.Fatalf("before it is excluded: %v", err)
 	}

@@ -2,6 +2,7 @@ package leak_test
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os/exec"
 	"runtime"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sidestep/internal/lab/actor"
+	"sidestep/internal/lab/labtest"
 )
 
 func TestPacketsOf32BitProgramsAreOnTheirSide(t *testing.T) {
@@ -26,7 +28,7 @@ func TestPacketsOf32BitProgramsAreOnTheirSide(t *testing.T) {
 			port := r.port()
 			err := r.world.Machine.Run(exec.Command(path, actor.ProbeArgs(kind, to(port), 3)...))
 			if errors.Is(err, unix.ENOEXEC) {
-				t.Skipf("this kernel has no 32-bit programs: %v", err)
+				labtest.Skip(t, fmt.Sprintf("this kernel has no 32-bit programs: %v", err))
 			}
 			r.ok(err)
 			r.wantSide(string(kind)+" of a 32-bit program, "+when, port, want, 3)

@@ -3,6 +3,7 @@ package leak_test
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"sidestep/internal/doctor"
 	"sidestep/internal/lab"
 	"sidestep/internal/lab/actor"
+	"sidestep/internal/lab/labtest"
 )
 
 // setStrict switches strict mode of a running engine.
@@ -37,7 +39,7 @@ func (r *rig) needStrict(err error) {
 		r.t.Fatalf("strict mode refused: %t (%v), though the kernel's lack of what it needs is: %t", refused, err, lacks)
 	}
 	if lacks {
-		r.t.Skipf("this kernel has no way to do it: %v", err)
+		labtest.Skip(r.t, fmt.Sprintf("this kernel has no way to do it: %v", err))
 	}
 }
 

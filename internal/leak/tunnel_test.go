@@ -2,6 +2,7 @@ package leak_test
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"sidestep/internal/doctor"
 	"sidestep/internal/lab"
 	"sidestep/internal/lab/actor"
+	"sidestep/internal/lab/labtest"
 )
 
 // TestTunnelThatComesUpLaterDoesNotTakeExcludedPrograms has the rules of wg-quick come after the engine's. They name no
@@ -151,7 +153,7 @@ func TestKernelAnswersForExcludedProgramsStayOutOfTheTunnel(t *testing.T) {
 func TestResetsStayOutOfATunnelThatNobodyHasSeen(t *testing.T) {
 	t.Parallel()
 	if err := doctor.Offers("netfilter programs"); err != nil {
-		t.Skipf("this kernel has no programs for netfilter, and shows resets to the door of a link alone: %v", err)
+		labtest.Skip(t, fmt.Sprintf("this kernel has no programs for netfilter, and shows resets to the door of a link alone: %v", err))
 	}
 	r := newRig(t, lab.Options{})
 	from := []netip.AddrPort{internet4(servicePort), internet6(servicePort)}

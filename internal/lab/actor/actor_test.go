@@ -5,6 +5,7 @@ package actor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sidestep/internal/lab/labtest"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -84,7 +87,7 @@ func TestIPv6(t *testing.T) {
 	w := newWorld(t)
 	listener, err := net.Listen("tcp6", "[::1]:0")
 	if err != nil {
-		t.Skipf("no IPv6: %v", err)
+		labtest.Skip(t, fmt.Sprintf("no IPv6: %v", err))
 	}
 	defer listener.Close()
 	addr := listener.Addr().(*net.TCPAddr).AddrPort()
